@@ -1,0 +1,287 @@
+"""Seeded rows and bodies that tests, stage benchmarks and the load generator share.
+
+In: the name of a workload, a number of rows, a seed. Out: columns as NumPy arrays or lists, and
+the columnar MessagePack body of them. The same arguments give the same bytes on every machine.
+Nothing here sends, stores or times anything.
+
+Workloads (`time` is always the last column of a body and always 9 bytes a value):
+
+* `a`: 7 columns: host (of as many as there are rows), region and env (of 3 each), three doubles
+  uniform in 0..100 at full precision, time in ms, the same for all rows: one scrape of a fleet.
+* `b`: 5 columns: host of 1000, three doubles uniform in 0..100 with 2 decimals, time in µs.
+* `c`: 6 columns: host of 1000 and region of 8, both of one width, three doubles that walk at
+  random in 0..100 with 2 decimals, time in µs: 55 bytes a record, names left out.
+* `mixed`: 6 columns: host and path of differing length (some of them not ASCII), two integers of
+  mixed width, one double that walks, time in µs; of all but host and time, 10 % are nil.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import ormsgpack
+from numpy.typing import NDArray
+
+#: One column: int64 or float64, shape (rows,), or a list of str, int, float or None.
+Values: TypeAlias = NDArray[np.int64] | NDArray[np.float64] | list[Any]
+Columns: TypeAlias = dict[str, Values]
+
+#: One present-day time in a body: 0xcf and 8 big-endian bytes, the MessagePack uint 64.
+TIME_CELL = np.dtype([("type", "u1"), ("value", ">u8")])
+TIME_CELL_BYTES = TIME_CELL.itemsize
+_UINT64 = 0xCF
+
+#: 2026-01-15T10:30:00Z, where the rows of `columns` begin unless told otherwise.
+DEFAULT_START_US = 1_768_473_000_000_000
+
+NIL_SHARE = 0.1
+
+#: Region and env of workload `a`, and how many combinations of them there are.
+SCRAPE_REGIONS = ("eu-central", "us-east", "ap-south")
+SCRAPE_ENVS = ("production", "staging", "test")
+SCRAPE_COMBOS = len(SCRAPE_REGIONS) * len(SCRAPE_ENVS)
+_REGIONS_8 = (
+    "us-east1", "us-east4", "us-west1", "us-west2", "eu-west1", "eu-west3", "sa-east1", "ap-east1",
+)  # fmt: skip
+_WORDS = (
+    "api", "v1", "users", "orders", "search", "checkout", "images", "static", "health", "größe",
+    "a", "login", "reports", "2026", "export", "subscriptions", "données", "callback", "q", "日本",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the rows of a workload look like.
+
+    Attributes:
+        name: `a`, `b`, `c` or `mixed`.
+        measurements: Names of which each body takes one.
+        tags: Columns that identify a series; they come first.
+        fields: Names and kinds of the other columns but the time, cycled when more are wanted.
+        time_unit: "ms" or "us".
+        declares_tags: Whether the body carries the `tags` key (real clients of `a` and `b` do not).
+    """
+
+    name: str
+    measurements: tuple[str, ...]
+    tags: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...]
+    time_unit: str = "us"
+    declares_tags: bool = False
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of a row by default, the time included."""
+        return len(self.tags) + len(self.fields) + 1
+
+    def field_kinds(self, num_columns: int) -> list[tuple[str, str]]:
+        """Name and kind of each field for rows of `num_columns` columns, the time included.
+
+        Raises:
+            ValueError: no column would be left for a field.
+        """
+        wanted = num_columns - len(self.tags) - 1
+        if wanted < 1:
+            least = len(self.tags) + 2
+            raise ValueError(f"workload {self.name!r} needs at least {least} columns")
+        rounds = [
+            (name if turn == 0 else f"{name}_{turn}", kind)
+            for turn in range(wanted // len(self.fields) + 1)
+            for name, kind in self.fields
+        ]
+        return rounds[:wanted]
+
+
+def _three(kind: str) -> tuple[tuple[str, str], ...]:
+    return (("usage_user", kind), ("usage_system", kind), ("usage_idle", kind))
+
+
+WORKLOADS: dict[str, Workload] = {
+    "a": Workload("a", ("cpu", "mem", "disk"), ("host", "region", "env"), _three("full"), "ms"),
+    "b": Workload("b", ("cpu", "mem", "disk", "net"), ("host",), _three("uniform")),
+    "c": Workload(
+        "c", ("cpu", "mem", "disk"), ("host", "region"), _three("walk"), declares_tags=True
+    ),
+    "mixed": Workload(
+        "mixed",
+        ("cpu", "mem", "disk"),
+        ("host", "path"),
+        (("requests", "count"), ("size_bytes", "size"), ("usage_user", "walk")),
+        declares_tags=True,
+    ),
+}
+
+
+def columns(
+    workload: str,
+    rows: int,
+    seed: int = 0,
+    *,
+    num_columns: int | None = None,
+    start_us: int = DEFAULT_START_US,
+    scrape: int = 0,
+) -> Columns:
+    """Rows of a workload, column by column, the time last.
+
+    Args:
+        workload: A key of `WORKLOADS`.
+        rows: How many, at least 1.
+        seed: Other seed, other values.
+        num_columns: Columns with the time; None: as the workload has it.
+        start_us: Time of the first row, µs since 1970; the next rows follow 1 µs apart, but
+            those of `a`, which share one time in ms.
+        scrape: `a` only: which of the 9 scrapes of one millisecond this is; it decides region
+            and env of each host (see `scrape_combos`).
+
+    Returns:
+        Names to values. `time` is int64, shape (rows,), in the workload's unit.
+    """
+    load = WORKLOADS[workload]
+    rng = np.random.default_rng([seed, rows])
+    out: Columns = {}
+    if workload == "a":
+        out |= _scrape_tags(rng, rows, scrape)
+    elif workload == "mixed":
+        out["host"] = _pick(_varied_hosts(), rng.integers(0, 1000, rows))
+        out["path"] = _with_nils(rng, _pick(_varied_paths(), rng.integers(0, 500, rows)))
+    else:
+        out["host"] = _pick(_hosts(1000), rng.integers(0, 1000, rows))
+    if workload == "c":
+        out["region"] = _pick(_REGIONS_8, rng.integers(0, len(_REGIONS_8), rows))
+    for name, kind in load.field_kinds(num_columns or load.num_columns):
+        values = _field(rng, kind, rows)
+        out[name] = _with_nils(rng, values.tolist()) if workload == "mixed" else values
+    out["time"] = _times(load, rows, start_us)
+    return out
+
+
+def columnar_body(columns: Columns, measurement: str | int, tags: Sequence[str] = ()) -> bytes:
+    """The columnar MessagePack body of some columns, in their order.
+
+    Integers take their shortest form, as MessagePack libraries write them, which for present-day
+    times in ms, µs and ns is 9 bytes. `tags` is left out when empty, as real clients do.
+    """
+    payload: dict[str, Any] = {"m": measurement}
+    if tags:
+        payload["tags"] = list(tags)
+    payload["columns"] = columns
+    return ormsgpack.packb(payload, option=ormsgpack.OPT_SERIALIZE_NUMPY)
+
+
+def workload_body(workload: str, rows: int, seed: int = 0) -> bytes:
+    """One body of a workload under its first measurement, as the load generator sends it."""
+    load = WORKLOADS[workload]
+    tags = load.tags if load.declares_tags else ()
+    return columnar_body(columns(workload, rows, seed), load.measurements[0], tags)
+
+
+def time_cells(rows: int) -> NDArray[np.void]:
+    """Room for the encoded times of `rows` rows: dtype `TIME_CELL`, the type byte set."""
+    cells = np.zeros(rows, TIME_CELL)
+    cells["type"] = _UINT64
+    return cells
+
+
+def scrape_combos(hosts: NDArray[np.int64], scrape: int) -> NDArray[np.int64]:
+    """Region and env of each host in one scrape of workload `a`, as 3 * region + env.
+
+    A fixed hash of the host, moved on by one for each scrape. So the column looks random, while
+    (time, combination, host) tells which of the nine scrapes of a millisecond a row came from.
+
+    Args:
+        hosts: int64, shape (rows,), host numbers.
+        scrape: Number of the scrape; only `scrape % 9` matters.
+
+    Returns:
+        int64, shape (rows,), 0 to 8.
+    """
+    return (scrape + host_hash(hosts)) % SCRAPE_COMBOS
+
+
+def host_hash(hosts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A fixed pseudo-random number of 0 to 8 for each host (Knuth's multiplicative hash)."""
+    mixed = (hosts * 2_654_435_761) & 0xFFFF_FFFF
+    return (mixed * SCRAPE_COMBOS) >> 32
+
+
+def scrape_host_number(name: str) -> int:
+    """The number of a host of workload `a`; raises ValueError for another name."""
+    prefix, _, number = name.rpartition("-")
+    if prefix != "host":
+        raise ValueError(f"not a host of workload a: {name!r}")
+    return int(number)
+
+
+def _scrape_tags(rng: np.random.Generator, rows: int, scrape: int) -> Columns:
+    hosts = rng.permutation(rows)
+    combos = scrape_combos(hosts, scrape)
+    return {
+        "host": _pick(_hosts(rows), hosts),
+        "region": _pick(SCRAPE_REGIONS, combos // 3),
+        "env": _pick(SCRAPE_ENVS, combos % 3),
+    }
+
+
+def _hosts(count: int) -> list[str]:
+    width = max(4, len(str(count - 1)))
+    return [f"host-{i:0{width}d}" for i in range(count)]
+
+
+@functools.cache
+def _varied_hosts() -> tuple[str, ...]:
+    """1000 different names of 2 to 28 bytes."""
+    domains = ("", ".lan", ".example.com", ".eu.example.org")
+    return tuple(f"{'node' * (i % 3)}-{i * i % 9973}{domains[i % 4]}" for i in range(1000))
+
+
+@functools.cache
+def _varied_paths() -> tuple[str, ...]:
+    """500 paths of 2 to 57 bytes, four in ten not ASCII."""
+    rng = np.random.default_rng(500)
+    lengths = rng.integers(1, 7, 500)
+    return tuple("/" + "/".join(rng.choice(_WORDS, n)) for n in lengths)
+
+
+def _pick(names: Sequence[str], which: NDArray[np.int64]) -> list[str]:
+    out: list[str] = np.array(names, dtype=object)[which].tolist()
+    return out
+
+
+def _with_nils(rng: np.random.Generator, values: list[Any]) -> list[Any]:
+    out = np.array(values, dtype=object)
+    out[rng.random(len(values)) < NIL_SHARE] = None
+    with_nils: list[Any] = out.tolist()
+    return with_nils
+
+
+def _field(
+    rng: np.random.Generator, kind: str, rows: int
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """Values of one field.
+
+    `full`: uniform in 0..100, all 53 bits; `uniform`: the same with 2 decimals; `walk`: steps of
+    standard deviation 1 that the bounds 0 and 100 reflect, 2 decimals; `count`: integers whose
+    MessagePack forms are 1, 2, 3 and 5 bytes; `size`: the same, negative ones and 9 bytes too.
+    """
+    if kind == "full":
+        return rng.uniform(0, 100, rows)
+    if kind == "uniform":
+        return np.round(rng.uniform(0, 100, rows), 2)
+    if kind == "walk":
+        path = rng.uniform(0, 100) + np.cumsum(rng.standard_normal(rows))
+        return np.round(100 - np.abs(path % 200 - 100), 2)
+    if kind == "count":
+        return np.exp2(rng.uniform(0, 31, rows)).astype(np.int64) - 1
+    if kind == "size":
+        return np.exp2(rng.uniform(0, 44, rows)).astype(np.int64) * rng.choice([-1, 1, 1, 1], rows)
+    raise ValueError(f"no kind of field {kind!r}")
+
+
+def _times(load: Workload, rows: int, start_us: int) -> NDArray[np.int64]:
+    if load.time_unit == "ms":
+        return np.full(rows, start_us // 1000, dtype=np.int64)
+    return start_us + np.arange(rows, dtype=np.int64)
