@@ -1,0 +1,528 @@
+"""Settings: a TOML file, then the environment, then flags, into one frozen `Config`.
+
+The struct below is the one table of settings: `arc serve --help`, `arc config`, the checks and
+docs/configuration.md all follow it. This is the only module that reads the environment, and
+nothing here opens a socket, makes a folder or looks at the machine beyond its number of cores
+and the address of `localhost`.
+
+Whatever is wrong is collected, and `ConfigError` carries one line for each: the key, the value,
+where it came from, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import ipaddress
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+
+import msgspec
+
+KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
+
+#: Upper bound of numbers that have none of their own: they stay int64 in every language.
+NO_LIMIT = 2**62
+
+ENV_PREFIX = "ARC_"
+#: Variables with our prefix that are no settings: the TOML file, and the Python of start.sh.
+OTHER_ENV_NAMES = frozenset({"ARC_CONFIG", "ARC_PYTHON"})
+
+_SIZE_UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB,
+}  # fmt: skip
+_SIZE = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([KMGT]?i?B|)", re.IGNORECASE)
+_LOOPBACK = "a loopback address (127.0.0.0/8, ::1 or localhost), since there are no tokens yet"
+
+
+class ConfigError(Exception):
+    """The settings do not describe a daemon. `problems` has one line for each fault."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a field of `Config` means and may hold.
+
+    Attributes:
+        unit: Of the number; "bytes" also admits text such as "64MiB". Empty for a word.
+        reason: What the setting does, and why its default is what it is.
+        low: Smallest value.
+        high: Largest value.
+        choices: The only words allowed, if any.
+    """
+
+    unit: str
+    reason: str
+    low: float = 0
+    high: float = NO_LIMIT
+    choices: tuple[str, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Every setting of the daemon, as it will run. `load` makes one."""
+
+    host: Annotated[
+        str,
+        Setting(
+            "",
+            "Address to listen on. Loopback only, since every client that can reach the port "
+            "may write until there are tokens.",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Setting(
+            "",
+            "Port to listen on, the one that existing clients expect; 0 takes any free one.",
+            high=65_535,
+        ),
+    ] = 8000
+    data_dir: Annotated[
+        str,
+        Setting(
+            "",
+            "Folder of the tables, and of the daemon's own state in .arc. Relative to the "
+            "working directory, so that a first run needs no rights elsewhere.",
+        ),
+    ] = "data"
+    workers: Annotated[
+        int,
+        Setting(
+            "processes",
+            "Shards, each with its own event loop and buffers; 0 means one per core, which is "
+            "what keeps every core busy and no more.",
+            high=1_024,
+        ),
+    ] = 0
+    flush_rows: Annotated[
+        int,
+        Setting(
+            "rows",
+            "A measurement with this many rows in a shard is written to files. More rows make "
+            "larger files, which readers open faster, and hold more memory.",
+            low=1,
+        ),
+    ] = 1_000_000
+    flush_age_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "A row is written at the latest this long after it was accepted, whatever the "
+            "load: at the durability level of memory, the most that a crash can lose.",
+            low=0.01,
+            high=86_400,
+        ),
+    ] = 5.0
+    flush_threads: Annotated[
+        int,
+        Setting(
+            "threads per worker",
+            "Threads that build and write files beside the event loop. One keeps pace with "
+            "what a worker can decode; more help on slow disks.",
+            low=1,
+            high=64,
+        ),
+    ] = 1
+    compression: Annotated[
+        str,
+        Setting(
+            "",
+            "Codec of the Parquet files. lz4 writes a quarter less than none for a sixth more "
+            "time, zstd another quarter less for a third more.",
+            choices=("none", "snappy", "lz4", "zstd"),
+        ),
+    ] = "lz4"
+    memory_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "Memory for request bodies and rows that wait for their file, of the whole daemon, "
+            "split evenly over its workers. Beyond it clients are told 503 and to come back.",
+            low=MIB,
+        ),
+    ] = GIB
+    max_body_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "Largest request body on the wire; a larger one is a 413. Some 600 000 records of "
+            "55 bytes.",
+            low=KIB,
+        ),
+    ] = 32 * MIB
+    max_decompressed_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "Largest request body after decompression; a larger one is a 413. Four times the "
+            "wire: more than measurements compress, far less than a bomb does.",
+            low=KIB,
+        ),
+    ] = 128 * MIB
+    max_measurements: Annotated[
+        int,
+        Setting(
+            "measurements per database",
+            "Measurements of one database. Each has a folder, a buffer and its own files, so "
+            "that names made up by a faulty client would fill disk and memory.",
+            low=1,
+        ),
+    ] = 10_000
+    max_columns: Annotated[
+        int,
+        Setting(
+            "columns per measurement",
+            "Columns of one measurement. Each is an entry in the schema of every file.",
+            low=1,
+        ),
+    ] = 2_000
+    max_hours: Annotated[
+        int,
+        Setting(
+            "hours per request",
+            "Hours that the rows of one request may cover, each of which becomes a file.",
+            low=1,
+        ),
+    ] = 1_000
+    max_elements: Annotated[
+        int,
+        Setting(
+            "objects per request",
+            "Objects that the general decoder may build for one request, some 80 bytes each. "
+            "Bodies of plain columns need none; eight million empty maps fit in 8 MB.",
+            low=1,
+        ),
+    ] = 2_000_000
+    min_free_disk_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "With less free space than this on the disk of data_dir, writes are answered 503 "
+            "until space returns: room to flush what was accepted.",
+        ),
+    ] = 256 * MIB
+    keepalive_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "An idle connection is closed after this long. Longer than the 60 s that proxies "
+            "commonly keep theirs, so that they close first and no request is lost to a race.",
+            low=0.1,
+            high=86_400,
+        ),
+    ] = 75.0
+    header_timeout_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "Time for the headers of a request to arrive, from its first byte. Against clients "
+            "that hold connections open with half a request.",
+            low=0.1,
+            high=3_600,
+        ),
+    ] = 5.0
+    body_timeout_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "Time for the body of a request to arrive. 32 MiB at 5 Mbit/s.",
+            low=0.1,
+            high=86_400,
+        ),
+    ] = 60.0
+    shutdown_timeout_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "Time for the workers to write what they hold after SIGTERM; then they are killed, "
+            "and at the durability level of memory their rows are lost.",
+            low=0.1,
+            high=86_400,
+        ),
+    ] = 30.0
+    log_level: Annotated[
+        str,
+        Setting(
+            "",
+            "Events below this level are not logged.",
+            choices=("debug", "info", "warning", "error"),
+        ),
+    ] = "info"
+    log_format: Annotated[
+        str,
+        Setting(
+            "",
+            "auto writes for people when standard error is a terminal, else one JSON object a "
+            "line.",
+            choices=("auto", "console", "json"),
+        ),
+    ] = "auto"
+
+    @property
+    def num_workers(self) -> int:
+        """Number of workers, with 0 read as one per core."""
+        return self.workers or _num_cores()
+
+    @property
+    def worker_memory_bytes(self) -> int:
+        """One worker's share of `memory_bytes`."""
+        return self.memory_bytes // self.num_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One row of the table of settings."""
+
+    name: str
+    type: type
+    setting: Setting
+    default: Any
+
+    @property
+    def env_name(self) -> str:
+        """Its name in the environment."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_size(self) -> bool:
+        """Whether text such as "64MiB" is a value of it."""
+        return self.setting.unit == "bytes"
+
+    @property
+    def allowed(self) -> str:
+        """What the field may hold, in words."""
+        setting = self.setting
+        if self.name == "host":
+            return _LOOPBACK
+        if self.type is str:
+            return "one of " + ", ".join(setting.choices) if setting.choices else "a path"
+        if self.is_size:
+            return f'a size from {format_size(int(setting.low))}, such as 67108864 or "64MiB"'
+        what = "a whole number" if self.type is int else "a number"
+        unit = f" of {setting.unit}" if setting.unit else ""
+        upper = f" to {setting.high:.0f}" if setting.high < NO_LIMIT else ""
+        return f"{what}{unit} from {setting.low:g}{upper}"
+
+    def format(self, value: Any) -> str:
+        """A value as help texts and `arc config` show it."""
+        if self.is_size:
+            return format_size(value)
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@functools.cache
+def fields() -> tuple[Field, ...]:
+    """The table of settings, in the order of `Config`."""
+    hints = get_type_hints(Config, include_extras=True)
+    defaults = msgspec.structs.asdict(Config())
+    rows = ((name, *get_args(hints[name]), value) for name, value in defaults.items())
+    return tuple(Field(name, kind, setting, value) for name, kind, setting, value in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each value of it came from: a phrase for people, by field."""
+
+    config: Config
+    sources: dict[str, str]
+
+
+class _Given(NamedTuple):
+    """A value as it was written somewhere."""
+
+    value: Any
+    source: str
+    is_text: bool  # numbers come as text from the environment and flags, not from TOML
+
+
+def load(
+    flags: Mapping[str, str | None] | None = None,
+    config_file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Put the settings together: file < environment < flags.
+
+    Args:
+        flags: By field name, as typed; None where the flag was not given.
+        config_file: TOML file; without it, the one that `ARC_CONFIG` names, if any.
+        environ: Instead of the process's environment.
+
+    Raises:
+        ConfigError: unknown keys, bad values, an unreadable file; all of them at once.
+    """
+    environ = os.environ if environ is None else environ
+    path = config_file if config_file is not None else environ.get("ARC_CONFIG")
+    problems: list[str] = []
+    given: dict[str, _Given] = {}
+    if path is not None:
+        given |= _from_file(path, problems)
+    given |= _from_environment(environ, problems)
+    given |= _from_flags(flags or {})
+    values = _checked(given, problems)
+    if problems:
+        raise ConfigError(problems)
+    sources = {f.name: given[f.name].source if f.name in given else "default" for f in fields()}
+    return Loaded(Config(**values), sources)
+
+
+def resolve(config: Config) -> Config:
+    """The configuration as workers run it: nothing left to look up.
+
+    The address becomes numeric, `data_dir` absolute, `workers` a number. A body limit above
+    one worker's memory is cut to it: such a body could never be admitted, so its client must
+    hear 413 rather than 503 for ever.
+    """
+    share = config.worker_memory_bytes
+    return msgspec.structs.replace(
+        config,
+        host=loopback_address(config.host),
+        data_dir=str(Path(config.data_dir).absolute()),
+        workers=config.num_workers,
+        max_body_bytes=min(config.max_body_bytes, share),
+        max_decompressed_bytes=min(config.max_decompressed_bytes, share),
+    )
+
+
+def loopback_address(host: str) -> str:
+    """The numeric address of a host that only this machine can reach.
+
+    Raises:
+        ValueError: it is not one.
+        OSError: `localhost` does not resolve.
+    """
+    if host == "localhost":
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = sorted((str(entry[4][0]) for entry in found), key=lambda a: ":" in a)
+    else:
+        addresses = [host]
+    for address in addresses:
+        if "%" not in address and ipaddress.ip_address(address).is_loopback:
+            return address
+    raise ValueError(f"{host!r} is not a loopback address")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "67108864", "64MiB", "512 KB" or "1.5GiB".
+
+    Raises:
+        ValueError: it is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size")
+    number, unit = match.groups()
+    factor = _SIZE_UNITS[unit.upper()]
+    return int(float(number) * factor) if "." in number else int(number) * factor
+
+
+def format_size(size_bytes: int) -> str:
+    """A size as `parse_size` reads it, in the largest binary unit that is exact."""
+    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size_bytes and size_bytes % factor == 0:
+            return f"{size_bytes // factor}{unit}"
+    return str(size_bytes)
+
+
+def _num_cores() -> int:
+    """Cores that this process may run on, which a container can make fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _from_file(path: str, problems: list[str]) -> dict[str, _Given]:
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"config: got {path!r}; cannot read it: {error.strerror}")
+        return {}
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        problems.append(f"config: got {path!r}; not a TOML file: {error}")
+        return {}
+    names = {field.name: field for field in fields()}
+    problems.extend(_unknown(k, v, path, names) for k, v in table.items() if k not in names)
+    return {key: _Given(table[key], path, False) for key in names if key in table}
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
+    names = {field.env_name: field for field in fields()}
+    ours = {name for name in environ if name.startswith(ENV_PREFIX)} - OTHER_ENV_NAMES
+    problems.extend(
+        _unknown(name, environ[name], "the environment", names)
+        for name in sorted(ours - names.keys())
+    )
+    return {
+        field.name: _Given(environ[name], f"environment {name}", True)
+        for name, field in names.items()
+        if name in ours
+    }
+
+
+def _from_flags(flags: Mapping[str, str | None]) -> dict[str, _Given]:
+    names = {field.name: field.flag for field in fields()}
+    return {
+        name: _Given(value, f"flag {names[name]}", True)
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def _unknown(written: str, value: Any, source: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(written, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else "`arc config` lists them"
+    return f"{written}: got {value!r} from {source}; no such setting: {hint}"
+
+
+def _checked(given: Mapping[str, _Given], problems: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in fields():
+        if field.name not in given:
+            continue
+        raw, source, is_text = given[field.name]
+        try:
+            values[field.name] = (
+                _word(field, raw) if field.type is str else _number(field, raw, is_text)
+            )
+        except (ValueError, OverflowError, OSError):
+            problems.append(f"{field.name}: got {raw!r} from {source}; allowed: {field.allowed}")
+    return values
+
+
+def _word(field: Field, raw: Any) -> str:
+    if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
+        raise ValueError("not a word")
+    if field.setting.choices and raw not in field.setting.choices:
+        raise ValueError("not one of the choices")
+    if field.name == "host":
+        loopback_address(raw)
+    return raw
+
+
+def _number(field: Field, raw: Any, is_text: bool) -> int | float:
+    if isinstance(raw, str) and field.is_size:
+        raw = parse_size(raw)
+    elif isinstance(raw, str) and is_text:
+        raw = field.type(raw)
+    elif isinstance(raw, bool) or not isinstance(raw, int | field.type):
+        raise ValueError("not a number")
+    number: int | float = field.type(raw)
+    if not field.setting.low <= number <= field.setting.high:  # refuses NaN, too
+        raise ValueError("out of bounds")
+    return number

@@ -1,0 +1,182 @@
+"""The one table of metrics: name, kind, unit, meaning, labels, buckets; and where each lies.
+
+docs/metrics.md, `/metrics` and the files of shared memory all follow `METRICS`. Nothing here
+counts, reads or writes.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import itertools
+from dataclasses import dataclass
+
+#: Ways into the daemon, as labels. "other" is every path that writes nothing.
+DOORS = ("msgpack", "other")
+
+OTHER = "other"
+#: Status codes with a series of their own; any other is counted as "other". 499 stands for a
+#: client that left before it was answered.
+STATUSES = (200, 204, 400, 404, 405, 408, 413, 499, 500, 503)
+
+#: Why a request was refused: the reasons of ingest.errors, then those of HTTP.
+REASONS = (
+    *("bad_request", "undecodable", "compression", "payload", "name", "column_length"),
+    *("value_type", "type_conflict", "time", "too_large", "limit", "overloaded", "storage"),
+    *("internal", "not_found", "method", "body_timeout", "disconnected", "bad_http"),
+    *("starting", "stopping", OTHER),
+)
+
+_REQUEST_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+_DECODE_BUCKETS = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001),
+    *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+_LOCK_BUCKETS = (0.000001, 0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
+_FLUSH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: Close together around the default of flush_age_s and 1.1 times that.
+_AGE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 6.0, 7.5, 10.0, 20.0, 60.0)
+_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class Kind(enum.StrEnum):
+    """How a metric behaves, in the words of Prometheus."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Merge(enum.StrEnum):
+    """What the shards' values make together."""
+
+    SUM = "sum"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        name: As scraped; a counter ends in `_total`.
+        kind: Counter, gauge or histogram.
+        unit: Of its values. Gauges in seconds are float64; other values are int64.
+        help: One sentence, shown by `/metrics` and in docs/metrics.md.
+        labels: Name and all values of each label, so that every series has a slot.
+        buckets: Histograms only: upper bounds, ascending; infinity is added.
+        merge: What the values of the shards make together.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Merge = Merge.SUM
+
+    def series(self) -> list[tuple[str, ...]]:
+        """The label values of every series, in the order of their slots."""
+        return list(itertools.product(*(values for _, values in self.labels)))
+
+    @property
+    def slots(self) -> int:
+        """Slots of one series: a histogram has its buckets, that of infinity, and the sum."""
+        return len(self.buckets) + 2 if self.kind is Kind.HISTOGRAM else 1
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the one slot of a series holds a float64."""
+        return self.kind is Kind.GAUGE and self.unit == "seconds"
+
+
+def _counter(name: str, unit: str, text: str, *labels: tuple[str, tuple[str, ...]]) -> Metric:
+    return Metric(f"arc_{name}_total", Kind.COUNTER, unit, text, labels)
+
+
+def _gauge(name: str, unit: str, text: str, merge: Merge = Merge.SUM) -> Metric:
+    return Metric(f"arc_{name}", Kind.GAUGE, unit, text, merge=merge)
+
+
+def _histogram(
+    name: str, buckets: tuple[float, ...], text: str, *labels: tuple[str, tuple[str, ...]]
+) -> Metric:
+    return Metric(f"arc_{name}_seconds", Kind.HISTOGRAM, "seconds", text, labels, buckets)
+
+
+_DOOR = ("door", DOORS)
+_STATUS = ("status", (*map(str, STATUSES), OTHER))
+_REASON = ("reason", REASONS)
+
+METRICS: tuple[Metric, ...] = (
+    _counter("requests", "requests", "Requests answered.", _DOOR, _STATUS),
+    _counter("requests_rejected", "requests", "Requests refused, by reason.", _DOOR, _REASON),
+    _histogram("request", _REQUEST_BUCKETS, "From the end of the headers to the answer.", _DOOR),
+    _counter("rows_accepted", "rows", "Rows that a 204 covers."),
+    _counter("rows_rejected", "rows", "Rows decoded and then refused, by reason.", _REASON),
+    _counter("rows_stored", "rows", "Rows in files that are part of a table."),
+    _gauge("rows_buffered", "rows", "Rows accepted and not yet stored."),
+    _counter("rows_lost", "rows", "Rows that were in the memory of a worker that was killed."),
+    _counter("bytes_received", "bytes", "Request bodies read, as on the wire."),
+    _counter("bytes_accepted", "bytes", "Request bodies that a 204 covers, as on the wire."),
+    _counter("bytes_rejected", "bytes", "Request bodies read and refused, by reason.", _REASON),
+    _counter("bytes_decoded", "bytes", "Request bodies after decompression."),
+    _gauge("bytes_in_flight", "bytes", "Request bodies admitted and not yet buffered or refused."),
+    _gauge("bytes_buffered", "bytes", "Memory of the rows that are not yet stored."),
+    _gauge("memory_limit_bytes", "bytes", "Most that in-flight and buffered bytes may be."),
+    _histogram("decode", _DECODE_BUCKETS, "From request body to columns."),
+    _histogram("lock_wait", _LOCK_BUCKETS, "Wait for the lock of a measurement."),
+    _counter("flushes", "flushes", "Flushes whose files are part of a table."),
+    _counter("flush_failures", "flushes", "Attempts at a flush that failed and are tried again."),
+    _histogram("flush", _FLUSH_BUCKETS, "From hand-over by a buffer to being part of a table."),
+    _histogram("flush_age", _AGE_BUCKETS, "Age of the oldest row of a flush once it is stored."),
+    _counter("files_written", "files", "Parquet files that are part of a table."),
+    _counter("bytes_written", "bytes", "Bytes of those files."),
+    _histogram("loop_lag", _LAG_BUCKETS, "How late the event loop runs what is due."),
+    _gauge(
+        "loop_lag_max_seconds",
+        "seconds",
+        "Longest event-loop lag of any worker within the last 10 to 20 s.",
+        Merge.MAX,
+    ),
+    _gauge("workers_up", "workers", "Workers that are ready."),
+    _gauge("workers_wanted", "workers", "Workers that there should be."),
+    _counter("worker_restarts", "restarts", "Workers started in place of one that ended."),
+    _gauge("start_time_seconds", "seconds", "When the daemon started, since 1970.", Merge.MAX),
+)
+
+#: Slots of a file before the first series.
+HEADER_SLOTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each series of the table lies in a file.
+
+    Attributes:
+        first: Slot of the first value of a series, by metric name and label values.
+        num_slots: Length of a file.
+        fingerprint: Same for two layouts that are the same.
+    """
+
+    first: dict[tuple[str, tuple[str, ...]], int]
+    num_slots: int
+    fingerprint: int
+
+
+@functools.cache
+def layout() -> Layout:
+    """Lay out `METRICS`."""
+    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    slot = HEADER_SLOTS
+    for metric in METRICS:
+        for series in metric.series():
+            first[metric.name, series] = slot
+            slot += metric.slots
+    digest = hashlib.blake2b(repr(METRICS).encode(), digest_size=7).digest()
+    return Layout(first, slot, int.from_bytes(digest, "little"))

@@ -1,0 +1,220 @@
+"""Keeps the workers running: starts them, restarts the dead, stops all of them in order.
+
+A `Supervisor` follows one child process for each shard until a signal asks for the end. It
+serves no request, holds no rows, and imports nothing heavy, so that it has no reason to die
+itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from arc.banner import banner
+from arc.child import Child, describe_exit
+from arc.config import Config
+from arc.metrics import SupervisorMetrics, summary, supervisor_path
+from arc.ports import url_of
+from arc.runtime import DaemonInfo, DaemonLock, DataDir, WorkerEntry, write_daemon_info
+from arc.version import VERSION
+
+#: What a 204 rests on. See docs/configuration.md.
+DURABILITY = "memory"
+
+#: A worker that lived this long ended for a new reason: it is restarted at once again.
+STABLE_S = 10.0
+#: Pauses before the 1st, 2nd, ... restart of a worker that keeps ending sooner; then the last.
+RESTART_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+
+
+class Supervisor:
+    """Follows the workers of one daemon.
+
+    Args:
+        config: Resolved, with the port that is held.
+        where: The data directory, which this process has locked.
+        lock: That lock, whose descriptor workers inherit.
+        command: Program and arguments of a worker.
+        log: Where events go.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        where: DataDir,
+        lock: DaemonLock,
+        command: Sequence[str],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._config = config
+        self._where = where
+        self._lock = lock
+        self._command = command
+        self._log = log
+        self._metrics = SupervisorMetrics(supervisor_path(where.run))
+        self._started_at = datetime.datetime.now(datetime.UTC)
+        self._running: dict[int, Child] = {}  # by shard: started and not seen to end
+        self._ready: dict[int, Child] = {}  # by shard: those of them that serve
+        self._stopping = asyncio.Event()
+        self._announced = False  # all workers were ready at one time
+        self._failed = False  # a worker gave up at the start, or did not stop in order
+
+    async def run(self) -> int:
+        """Run the daemon to its end.
+
+        Returns:
+            Exit status: 0 when every worker wrote what it held, else 1.
+        """
+        self._listen_to_signals()
+        self._metrics.start_time.set(self._started_at.timestamp())
+        self._metrics.workers_wanted.set(self._config.workers)
+        keepers = [asyncio.create_task(self._keep(n)) for n in range(self._config.workers)]
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            # A keeper ends only when it is told to, unless there is a defect in it.
+            await asyncio.wait([stop, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            self._stop()
+            await self._drain(keepers)
+        finally:
+            self._where.daemon_json.unlink(missing_ok=True)
+        self._report_end()
+        self._metrics.close()
+        return int(self._failed)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+                loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            self._log.warning("killing_workers", signal=number.name, workers=len(self._running))
+            self._kill_all()
+        else:
+            self._stop()
+            self._log.info("stopping", signal=number.name, workers=len(self._running))
+
+    def _stop(self) -> None:
+        self._lock.mark_stopping()
+        self._stopping.set()
+
+    async def _keep(self, shard: int) -> None:
+        """Have one worker running until the daemon stops."""
+        quick_ends = 0
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            await self._run_one(shard)
+            quick_ends = 1 if time.monotonic() - started_s >= STABLE_S else quick_ends + 1
+            pause_s = RESTART_PAUSES_S[min(quick_ends, len(RESTART_PAUSES_S)) - 1]
+            await self._pause(pause_s)
+            if not self._stopping.is_set():
+                self._log.info("worker_restarting", shard=shard, after_s=pause_s)
+                self._metrics.worker_restarts.inc()
+
+    async def _run_one(self, shard: int) -> None:
+        """From a worker's start to its end."""
+        try:
+            child = await Child.start(self._command, self._config, shard, self._lock.fd)
+        except OSError as error:  # no memory or no process ids now
+            self._log.error("worker_not_started", shard=shard, error=str(error))
+            return
+        self._running[shard] = child
+        if self._stopping.is_set():  # while it was being started
+            child.terminate()
+        if await child.ready:
+            self._on_ready(child)
+        status = await child.wait()
+        del self._running[shard]
+        self._on_end(child, status)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    def _on_ready(self, child: Child) -> None:
+        self._ready[child.shard] = child
+        self._metrics.workers_up.set(len(self._ready))
+        all_ready = len(self._ready) == self._config.workers
+        if all_ready and not self._stopping.is_set():
+            self._publish()
+        seconds = round(child.age_s, 3)
+        self._log.info("worker_ready", shard=child.shard, pid=child.pid, seconds=seconds)
+        if all_ready and not self._announced:
+            self._announced = True
+            self._announce()
+
+    def _publish(self) -> None:
+        try:
+            write_daemon_info(self._where.daemon_json, self._info())
+        except OSError as error:  # a full disk is no reason to end
+            self._log.error("daemon_json_not_written", error=str(error))
+
+    def _announce(self) -> None:
+        info = self._info()
+        self._log.info("ready", url=info.url, workers=len(info.workers), data_dir=info.data_dir)
+        with contextlib.suppress(OSError):  # nobody reads standard output
+            print(banner(info, self._config), flush=True)
+
+    def _on_end(self, child: Child, status: int) -> None:
+        was_ready = self._ready.pop(child.shard, None) is not None
+        self._metrics.workers_up.set(len(self._ready))
+        fields = {"shard": child.shard, "pid": child.pid, "end": describe_exit(status)}
+        fields["seconds"] = round(child.age_s, 3)
+        if self._stopping.is_set():
+            # One that was not ready has accepted nothing: any end is in order.
+            in_order = status == 0 or not was_ready
+            self._failed |= not in_order
+            (self._log.info if in_order else self._log.error)("worker_stopped", **fields)
+        elif not self._announced and status >= 0:
+            # It found a reason not to start, and would find it again.
+            self._log.error("worker_failed_to_start", **fields)
+            self._failed = True
+            self._stop()
+        else:
+            self._log.error("worker_died", **fields)
+
+    async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
+        """Stop every worker: in order if they can, by force when the time is up."""
+        for child in self._running.values():
+            child.terminate()
+        _, late = await asyncio.wait(keepers, timeout=self._config.shutdown_timeout_s)
+        if late:
+            self._log.error(
+                "drain_timed_out",
+                shutdown_timeout_s=self._config.shutdown_timeout_s,
+                shards=sorted(self._running),
+            )
+            self._kill_all()
+        await asyncio.gather(*keepers)
+
+    def _kill_all(self) -> None:
+        for child in self._running.values():
+            child.kill()
+
+    def _report_end(self) -> None:
+        rows = summary(self._where.run)
+        accepted, stored = rows["arc_rows_accepted_total"], rows["arc_rows_stored_total"]
+        (self._log.error if self._failed else self._log.info)(
+            "stopped", rows_accepted=accepted, rows_stored=stored, rows_lost=accepted - stored
+        )
+
+    def _info(self) -> DaemonInfo:
+        return DaemonInfo(
+            pid=os.getpid(),
+            host=self._config.host,
+            port=self._config.port,
+            url=url_of(self._config.host, self._config.port),
+            workers=[WorkerEntry(n, self._ready[n].pid) for n in sorted(self._ready)],
+            started_at=self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            version=VERSION,
+            durability=DURABILITY,
+            data_dir=self._config.data_dir,
+        )

@@ -1,0 +1,297 @@
+"""The supervisor, over real processes: a real one, with workers that hold its contract."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from arc.banner import first_batch_command
+from arc.child import describe_exit
+from arc.launch import worker_command
+from arc.metrics import summary
+from arc.runtime import State, find_daemon
+from arc.supervisor import RESTART_PAUSES_S
+from tests.support.running import ROOT, Running, clean_environment, running
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(descriptor):
+        select.select([descriptor], [], [])
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A daemon of two workers for the tests that leave it as it is."""
+    with running(tmp_path_factory.mktemp("up") / "data", workers="2") as daemon:
+        yield daemon
+
+
+def test_a_ready_daemon_says_where_it_is(up: Running) -> None:
+    info = up.info()
+    assert info.pid == up.process.pid
+    assert info.url == f"http://127.0.0.1:{info.port}"
+    assert [worker.shard for worker in info.workers] == [0, 1]
+    assert info.data_dir == str(up.where.root)
+    assert info.durability == "memory"
+    assert find_daemon(up.where.root).info == info
+    socket.create_connection((info.host, info.port)).close()
+
+
+def test_the_banner_says_what_is_promised_and_what_to_try(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        info = daemon.info()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+        banner = daemon.banner()
+    for said in (info.url, info.data_dir, "memory", "at most 5 s", "1GiB", "arc stop"):
+        assert said in banner
+    assert first_batch_command(info.url) in banner
+
+
+def test_the_first_batch_of_the_banner_is_one_row() -> None:
+    sender, _, _ = first_batch_command("http://127.0.0.1:8000").partition(" | ")
+    body = subprocess.run(["sh", "-c", sender], check=True, capture_output=True).stdout
+    assert msgspec.msgpack.decode(body) == {"m": "cpu", "columns": {"usage": [42]}}
+
+
+def test_what_the_daemon_makes_is_for_its_user_only(up: Running) -> None:
+    paths = [up.where.root, *up.where.root.rglob("*")]
+    modes = {str(path): stat.S_IMODE(path.stat().st_mode) for path in paths}
+    assert set(modes.values()) == {0o700, 0o600}, modes
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_has_every_worker_write_what_it_holds(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with running(tmp_path, workers="2") as daemon:
+        daemon.signal(number)
+        assert daemon.end() == 0
+        assert daemon.count("stopping", signal=number.name) == 1
+        assert daemon.count("worker_stopped", end="status 0") == 2
+    assert [(tmp_path / f"drained-{n}").read_text() for n in (0, 1)] == ["SIGTERM", "SIGTERM"]
+    assert not daemon.where.daemon_json.exists()
+    assert find_daemon(tmp_path).state is State.STOPPED
+
+
+def test_a_killed_worker_is_replaced_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, workers="2") as daemon:
+        before = daemon.info()
+        killed = before.workers[1].pid
+        os.kill(killed, signal.SIGKILL)
+        daemon.wait_for("worker_died", shard=1, pid=killed, end="signal SIGKILL")
+        daemon.wait_for("worker_restarting", shard=1, after_s=0.0)
+        new_pid = daemon.wait_for("worker_ready", shard=1)["pid"]
+        after = daemon.info()
+        assert [worker.pid for worker in after.workers] == [before.workers[0].pid, new_pid]
+        assert msgspec.structs.replace(after, workers=before.workers) == before
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+        assert summary(daemon.where.run)["arc_worker_restarts_total"] == 1
+        assert daemon.count("ready") == 1
+
+
+def test_a_worker_that_keeps_dying_is_restarted_ever_later_on_a_port_that_stays_held(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path) as daemon:
+        for pause_s in RESTART_PAUSES_S[:2]:
+            os.kill(daemon.worker_pid(0), signal.SIGKILL)
+            daemon.wait_for("worker_restarting", after_s=pause_s)
+            pid = daemon.wait_for("worker_ready")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        daemon.wait_for("worker_died", pid=pid)
+        with pytest.raises(OSError, match="in use"):  # by no worker now
+            socket.create_server(("127.0.0.1", daemon.info().port))
+        daemon.signal(signal.SIGTERM)  # during the pause, which it ends
+        assert daemon.end() == 0
+    assert list(RESTART_PAUSES_S) == sorted(RESTART_PAUSES_S)
+    assert RESTART_PAUSES_S[-1] == 10.0
+
+
+def test_a_worker_that_exits_by_itself_is_replaced_too(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        os.kill(daemon.worker_pid(0), signal.SIGTERM)
+        daemon.wait_for("worker_died", end="status 0")
+        daemon.wait_for("worker_ready")
+
+
+def test_a_worker_that_refuses_to_start_ends_the_start(tmp_path: Path) -> None:
+    with running(tmp_path, "fail", ready=False) as daemon:
+        assert daemon.end() == 1
+        assert daemon.count("worker_failed_to_start", end="status 7") >= 1
+        assert daemon.banner() == ""
+    assert not daemon.where.daemon_json.exists()
+
+
+def test_a_command_that_does_not_exist_is_tried_again(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom arc.config import load\nfrom arc.launch import serve\n"
+        "sys.exit(serve(load().config, ['/does/not/exist']))"
+    )
+    settings = {"port": "0", "workers": "1", "data_dir": str(tmp_path), "log_format": "json"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=clean_environment(**settings),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process, process.stderr:
+        lines = (line for line in process.stderr if "worker_not_started" in line)
+        assert "No such file" in next(lines)
+        assert "No such file" in next(lines)
+        process.terminate()
+        assert process.wait() == 0
+
+
+def test_a_worker_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path, "hang", "leak", shutdown_timeout_s="0.1") as daemon:
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 1
+        assert daemon.count("drain_timed_out") == 1
+        assert daemon.count("worker_stopped", end="signal SIGKILL") == 1
+        assert daemon.count("stopped", rows_accepted=10, rows_stored=0, rows_lost=10) == 1
+
+
+def test_a_second_signal_ends_the_workers_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, "hang") as daemon:
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("stopping")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("killing_workers")
+        assert daemon.end() == 1
+        assert daemon.count("drain_timed_out") == 0
+
+
+def test_a_stop_that_is_under_way_can_be_seen(tmp_path: Path) -> None:
+    with running(tmp_path, "hang") as daemon:
+        assert find_daemon(tmp_path).state is State.RUNNING
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("stopping")
+        seen = find_daemon(tmp_path)
+        assert (seen.state, seen.pid) == (State.STOPPING, daemon.process.pid)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 1
+
+
+def test_workers_outlive_a_killed_supervisor_only_to_write_what_they_hold(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, workers="2") as daemon:
+        pids = [worker.pid for worker in daemon.info().workers]
+        daemon.signal(signal.SIGKILL)
+        daemon.process.wait()
+        for pid in pids:
+            wait_for_end(pid)
+    assert [(tmp_path / f"drained-{n}").read_text() for n in (0, 1)] == ["alone", "alone"]
+    assert daemon.where.daemon_json.exists()
+    assert find_daemon(tmp_path).state is State.STOPPED
+
+
+def test_the_next_daemon_waits_for_the_workers_of_a_killed_one(tmp_path: Path) -> None:
+    with running(tmp_path, "leak") as daemon:
+        [worker] = daemon.info().workers
+        os.kill(worker.pid, signal.SIGSTOP)
+        daemon.signal(signal.SIGKILL)
+        daemon.process.wait()
+        assert find_daemon(tmp_path).state is State.ORPHANED
+        with running(tmp_path, ready=False) as successor:
+            try:
+                successor.wait_for("waiting_for_workers_of_a_daemon_that_died")
+            finally:
+                os.kill(worker.pid, signal.SIGCONT)
+            assert successor.wait_for("former_daemon_was_killed")["rows_lost"] == 10
+            successor.wait_for("ready")
+            assert summary(successor.where.run)["arc_rows_lost_total"] == 0
+
+
+def refused(data_dir: Path, **settings: str) -> str:
+    """What `arc serve` says when it does not start."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "arc", "serve", "--data-dir", str(data_dir)],
+        cwd=ROOT,
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+def test_a_second_daemon_on_a_data_directory_names_the_first(up: Running) -> None:
+    assert refused(up.where.root, port="0") == (
+        f"arc: data_dir: {up.where.root} is in use by the daemon with process id {up.process.pid}"
+    )
+    assert find_daemon(up.where.root).state is State.RUNNING
+
+
+def test_a_port_of_another_program_stops_the_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        line = refused(tmp_path, port=str(port))
+    assert line == (
+        f"arc: port: port {port} on 127.0.0.1 is taken by another program; choose another, or 0 "
+        "for any free one"
+    )
+
+
+def test_a_port_of_another_daemon_stops_the_start(up: Running, tmp_path: Path) -> None:
+    assert "is taken by another program" in refused(tmp_path, port=str(up.info().port))
+
+
+def test_a_data_directory_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(tmp_path / "file" / "data", port="0")
+    assert line.startswith(f"arc: data_dir: cannot write in {tmp_path / 'file' / 'data'}: ")
+
+
+def test_limits_beyond_the_memory_of_a_worker_are_cut_and_told(tmp_path: Path) -> None:
+    with running(tmp_path, ready=False, memory_bytes="16MiB") as daemon:
+        cut = daemon.wait_for("limit_cut_to_memory_of_a_worker", setting="max_body_bytes")
+        assert (cut["asked"], cut["used"]) == (2**25, 2**24)
+        daemon.wait_for("ready")
+
+
+def test_a_worker_is_not_started_from_a_folder_that_happens_to_hold_an_ingest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert worker_command() == [sys.executable, "-m", "arc.worker"]
+    monkeypatch.chdir(tmp_path)
+    assert worker_command() == [sys.executable, "-P", "-m", "arc.worker"]
+
+
+def test_the_supervisor_imports_nothing_heavy() -> None:
+    program = "import sys, arc.launch, arc.cli; print(*sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(ended.stdout.split()).isdisjoint({"numpy", "pyarrow", "aiohttp", "numba"})
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(0, "status 0"), (3, "status 3"), (-9, "signal SIGKILL"), (-99, "signal 99")],
+)
+def test_the_end_of_a_process_is_told_by_name(status: int, text: str) -> None:
+    assert describe_exit(status) == text
