@@ -15,10 +15,17 @@ from typing import ClassVar
 
 
 class IngestError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        status_hint: HTTP status that fits.
+        reason: Short word that `/metrics` counts it under.
+        num_rows: Rows that were decoded before the refusal; 0 when that is not known.
+    """
 
     status_hint: ClassVar[int] = 500
     reason: ClassVar[str] = "internal"
+    num_rows: int = 0
 
 
 class ClientError(IngestError):
