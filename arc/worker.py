@@ -1,0 +1,168 @@
+"""One shard: a process with an event loop, a pipeline behind it and a port before it.
+
+Started by the supervisor as `python -m arc.worker`; see `arc.handshake` for what they say to
+each other. SIGTERM, or the end of standard input, makes it drain: no new request is taken, those
+under way are answered, everything accepted is stored, and the process exits with 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import cast
+
+import uvloop
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from arc.app import WRITE_PATH, build_app
+from arc.config import Config
+from arc.fast_door import DISCARD_S, FastDoor, Timeouts
+from arc.handlers.status import StatusHandlers
+from arc.handlers.write import WriteHandler
+from arc.handshake import WorkerStart, announce_ready, call_when_alone, read_start
+from arc.lag import LagProbe
+from arc.logs import configure
+from arc.memory import settle_garbage_collector, tune_heap
+from arc.metrics import ShardMetrics, shard_path
+from arc.ports import listen
+from arc.runtime import DataDir
+from arc.write_door import WriteDoor
+from ingest.arrow_writer import WriterSettings
+from ingest.kernels.__main__ import warm_all
+from ingest.limits import Limits
+from ingest.parquet import Compression
+from ingest.pipeline import Pipeline, PipelineSettings
+
+
+def main() -> int:
+    """Run one worker until it is told to stop."""
+    start = read_start(sys.stdin.buffer)
+    tune_heap()
+    log = configure(start.config.log_level, start.config.log_format, shard=start.shard)
+    warm_all()
+    return uvloop.run(_serve(start, log))
+
+
+def pipeline_settings(config: Config, shard: int) -> PipelineSettings:
+    """One shard's part of the configuration."""
+    return PipelineSettings(
+        data_dir=Path(config.data_dir),
+        shard=shard,
+        memory_bytes=config.worker_memory_bytes,
+        min_free_disk_bytes=config.min_free_disk_bytes,
+        writer=WriterSettings(
+            flush_rows=config.flush_rows,
+            flush_age_s=config.flush_age_s,
+            flush_bytes=config.worker_memory_bytes // 4,
+            flush_threads=config.flush_threads,
+            compression=cast("Compression", config.compression),
+        ),
+        limits=Limits(
+            max_columns=config.max_columns,
+            max_elements=config.max_elements,
+            max_measurements=config.max_measurements,
+            max_hours=config.max_hours,
+            max_decoded_bytes=min(
+                2 * config.max_decompressed_bytes, config.worker_memory_bytes // 2
+            ),
+        ),
+    )
+
+
+class Worker:
+    """The parts of one shard's process, started and stopped in order.
+
+    Attributes:
+        running: Between `start` and the end of `stop`.
+    """
+
+    def __init__(self, config: Config, shard: int, log: FilteringBoundLogger) -> None:
+        """Open the pipeline. Must be called on the event loop.
+
+        Raises:
+            IngestError: the data directory or the shard cannot be used.
+        """
+        self._config = config
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        run_dir = DataDir(config.data_dir).run
+        metrics = ShardMetrics(shard_path(run_dir, shard))
+        metrics.memory_limit_bytes.set(config.worker_memory_bytes)
+        self._probe = LagProbe(self._loop, metrics.loop_lag, metrics.loop_lag_max)
+        self.pipeline = Pipeline(pipeline_settings(config, shard), metrics.pipeline, log=log)
+        self.door = WriteDoor(
+            self.pipeline, metrics, config.max_body_bytes, config.max_decompressed_bytes
+        )
+        self._runner = web.AppRunner(
+            build_app(
+                WriteHandler(self.door, metrics, config.body_timeout_s),
+                StatusHandlers(self.pipeline, self.door, run_dir, shard),
+                metrics,
+                log,
+            ),
+            access_log=None,
+            auto_decompress=False,
+            lingering_time=DISCARD_S,
+            keepalive_timeout=config.keepalive_s,
+            shutdown_timeout=config.shutdown_timeout_s / 4,
+        )
+        self._metrics = metrics
+        self.running = False
+
+    async def start(self, listener: socket.socket) -> None:
+        """Take requests from a listening socket."""
+        await self._runner.setup()
+        assert self._runner.server is not None
+        config = self._config
+        self.pipeline.start()
+        self._fast = FastDoor(
+            self.door,
+            self._metrics,
+            WRITE_PATH.encode(),
+            Timeouts(config.header_timeout_s, config.body_timeout_s, config.keepalive_s),
+            self._runner.server,
+            self._loop,
+            self._log,
+        )
+        self._sweep = self._loop.create_task(self._fast.sweep())
+        self._server = await self._loop.create_server(self._fast, sock=listener)
+        self.running = True
+        self._log.debug("serving", port=listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Take nothing more, answer what is under way, store everything that was accepted."""
+        self._log.debug("draining")
+        self.door.stopping = True
+        self._server.close()
+        await self._fast.drain(self._config.shutdown_timeout_s / 4)
+        await self._runner.cleanup()
+        self._sweep.cancel()
+        await self.pipeline.drain()
+        self.pipeline.close()
+        self._probe.stop()
+        self.door.close()
+        self.running = False
+        self._log.debug("drained")
+
+
+async def _serve(start: WorkerStart, log: FilteringBoundLogger) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the supervisor decides
+    call_when_alone(loop, sys.stdin.fileno(), stop.set)
+    worker = Worker(start.config, start.shard, log)
+    await worker.start(listen(start.config.host, start.config.port))
+    settle_garbage_collector()
+    announce_ready(start.ready_fd)
+    await stop.wait()
+    await worker.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

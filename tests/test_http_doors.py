@@ -1,0 +1,356 @@
+"""Both doors, the fast one and aiohttp, over real sockets: the same request, the same answer.
+
+A request goes to aiohttp when it is chunked, so each case is sent both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ormsgpack
+import pytest
+import structlog
+from backports import zstd
+
+from arc.config import Config, resolve
+from arc.fast_door import MAX_HEAD_BYTES
+from arc.worker import Worker
+
+PATH = "/api/v1/write/msgpack"
+
+
+def columnar(measurement: object = "cpu", **columns: Sequence[object]) -> bytes:
+    columns = columns or {"time": [1_700_000_000_000_000], "usage": [1.5]}
+    return ormsgpack.packb({"m": measurement, "columns": columns})
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        return str(json.loads(self.body)["error"])
+
+
+async def read_reply(reader: asyncio.StreamReader) -> Reply:
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Reply(int(lines[0].split()[1]), headers, body)
+
+
+def with_length(body: bytes, headers: dict[str, str], path: str = PATH) -> bytes:
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: a\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def chunked(body: bytes, headers: dict[str, str], path: str = PATH) -> bytes:
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    start = f"POST {path} HTTP/1.1\r\nHost: a\r\n{head}Transfer-Encoding: chunked\r\n\r\n"
+    middle = f"{len(body):x}\r\n".encode() + body + b"\r\n" if body else b""
+    return start.encode() + middle + b"0\r\n\r\n"
+
+
+DOORS = pytest.mark.parametrize("door", [with_length, chunked], ids=["fast", "aiohttp"])
+Serve = Callable[..., Awaitable[tuple[Worker, int]]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    workers: list[Worker] = []
+
+    async def start(**settings: object) -> tuple[Worker, int]:
+        (tmp_path / ".arc" / "run").mkdir(parents=True, exist_ok=True)
+        config = resolve(Config(data_dir=str(tmp_path), workers=1, **settings))  # type: ignore[arg-type]
+        worker = Worker(config, 0, structlog.get_logger())
+        listener = socket.create_server(("127.0.0.1", 0))
+        await worker.start(listener)
+        workers.append(worker)
+        return worker, listener.getsockname()[1]
+
+    yield start
+    for worker in workers:
+        if worker.running:
+            await worker.stop()
+
+
+async def ask(port: int, raw: bytes) -> Reply:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(raw)
+    reply = await read_reply(reader)
+    writer.close()
+    await writer.wait_closed()
+    return reply
+
+
+@DOORS
+@pytest.mark.parametrize(
+    "body",
+    [
+        columnar(),
+        gzip.compress(columnar()),
+        zstd.compress(columnar()),
+        columnar() + columnar("mem"),
+        ormsgpack.packb([{"m": "a", "columns": {"x": [1]}}, {"m": "b", "columns": {"y": ["z"]}}]),
+        columnar("big", x=list(range(2**62, 2**62 + 40_000))),  # more than one read
+        columnar("huge", x=[1.5] * 100_000),  # decoded in a thread
+    ],
+    ids=["plain", "gzip", "zstd", "two", "array", "big", "huge"],
+)
+async def test_a_good_body_is_answered_204_with_its_durability(
+    serve: Serve, door: Callable[..., bytes], body: bytes
+) -> None:
+    _, port = await serve()
+    reply = await ask(port, door(body, {}))
+    assert (reply.status, reply.body) == (204, b"")
+    assert reply.headers["x-arc-durability"] == "memory"
+
+
+@DOORS
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "words"),
+    [
+        (b"", {}, 400, "empty"),
+        (b"\xc1", {}, 400, "byte 0"),
+        (columnar()[:-1], {}, 400, "cut off"),
+        (columnar() + b"\xc1", {}, 400, "stopped at byte"),
+        (gzip.compress(columnar())[:-1], {}, 400, "gzip"),
+        (columnar(), {"Content-Encoding": "gzip"}, 400, "the bytes say"),
+        (columnar(), {"x-arc-database": "no spaces"}, 400, "no spaces"),
+        (columnar(), {"x-arc-time-unit": "h"}, 400, "x-arc-time-unit"),
+        (columnar(a=[1, 2], b=[1]), {}, 400, "'b' has 1 values"),
+        (columnar("x\x00"), {}, 400, "U+0000"),
+        (ormsgpack.packb({"m": "a", "fields": {"x": 1}}), {}, 400, "not taken yet"),
+        (bytes(3_000), {}, 413, "2048 bytes (ARC_MAX_BODY_BYTES)"),
+        (gzip.compress(bytes(9_000)), {}, 413, "8192 bytes (ARC_MAX_DECOMPRESSED_BYTES)"),
+    ],
+)
+async def test_a_bad_body_is_refused_with_the_reason(
+    serve: Serve,
+    door: Callable[..., bytes],
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    words: str,
+) -> None:
+    _, port = await serve(max_body_bytes=2048, max_decompressed_bytes=8192)
+    reply = await ask(port, door(body, headers))
+    assert reply.status == status
+    assert words in reply.error
+    assert reply.headers["content-type"].startswith("application/json")
+
+
+async def test_requests_follow_each_other_on_one_connection_also_after_a_refusal(
+    serve: Serve,
+) -> None:
+    _, port = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for body, status in [(columnar(), 204), (b"\xc1", 400), (columnar(), 204)] * 2:
+        writer.write(with_length(body, {}))
+        assert (await read_reply(reader)).status == status
+    writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
+    _, port = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    bodies = [columnar(f"m{i}", x=[i]) for i in range(5)] + [b"\xc1", columnar()]
+    writer.write(b"".join(with_length(body, {}) for body in bodies))
+    statuses = [(await read_reply(reader)).status for _ in bodies]
+    assert statuses == [204, 204, 204, 204, 204, 400, 204]
+    writer.close()
+
+
+async def test_a_request_may_arrive_byte_by_byte(serve: Serve) -> None:
+    _, port = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for byte in with_length(columnar(), {"x-arc-database": "db"}):
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0)
+    assert (await read_reply(reader)).status == 204
+    writer.close()
+
+
+async def test_a_connection_changes_over_to_aiohttp_with_what_it_already_sent(
+    serve: Serve,
+) -> None:
+    _, port = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    get = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    writer.write(with_length(columnar(), {}) + get + with_length(columnar(), {}) + get)
+    assert [(await read_reply(reader)).status for _ in range(4)] == [204, 200, 204, 200]
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"POST /api/v1/write/msgpack\r\n\r\n", 400),
+        (b"\x16\x03\x01 TLS hello \r\n\r\n", 400),
+        (b"POST /api/v1/write/msgpack HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEAD_BYTES // 6), 431),
+    ],
+)
+async def test_what_is_not_http_is_refused_and_the_connection_closed(
+    serve: Serve, raw: bytes, status: int
+) -> None:
+    _, port = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(raw)
+    reply = await read_reply(reader)
+    assert reply.status == status
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_is_sent(serve: Serve) -> None:
+    _, port = await serve(max_body_bytes=2048)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n"
+    writer.write(head.encode())
+    reply = await read_reply(reader)
+    assert reply.status == 413
+    assert reply.headers["connection"] == "close"
+    writer.close()
+
+
+@DOORS
+async def test_a_body_that_never_comes_is_given_up(
+    serve: Serve, door: Callable[..., bytes]
+) -> None:
+    worker, port = await serve(body_timeout_s=0.1, header_timeout_s=0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(door(columnar(), {})[:-8])
+    assert (await read_reply(reader)).status == 408
+    assert await reader.read() == b""
+    assert worker.pipeline.budget.taken_bytes == 0
+    writer.close()
+
+
+async def test_a_head_that_never_ends_is_given_up(serve: Serve) -> None:
+    _, port = await serve(header_timeout_s=0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /api/v1/write/msgpack HTTP/1.1\r\n")
+    assert (await read_reply(reader)).status == 408
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_head_that_trickles_in_is_given_up_as_well(serve: Serve) -> None:
+    _, port = await serve(header_timeout_s=0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def trickle() -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(trickle())
+    assert (await read_reply(reader)).status == 408
+    task.cancel()
+    writer.close()
+
+
+async def test_a_defect_of_ours_is_a_500_and_takes_no_memory(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, port = await serve()
+
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker.pipeline, "write_at_once", broken)
+    assert (await ask(port, with_length(columnar(), {}))).status == 500
+    assert worker.pipeline.budget.taken_bytes == 0
+
+
+async def test_a_stop_does_not_wait_for_a_body_that_never_comes(serve: Serve) -> None:
+    worker, port = await serve(shutdown_timeout_s=0.4)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(with_length(columnar("big", x=[1.5] * 50_000), {})[:-8])
+    await writer.drain()
+    while worker.pipeline.budget.taken_bytes == 0:
+        await asyncio.sleep(0)
+    await worker.stop()
+    assert await reader.read() == b""
+    assert worker.pipeline.budget.taken_bytes == 0
+    writer.close()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_body_gives_its_memory_back(
+    serve: Serve,
+) -> None:
+    worker, port = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(with_length(columnar("big", x=[1.5] * 50_000), {})[:-8])
+    await writer.drain()
+    while worker.pipeline.budget.taken_bytes == 0:
+        await asyncio.sleep(0)
+    writer.transport.abort()
+    while worker.pipeline.budget.taken_bytes:
+        await asyncio.sleep(0)
+    assert await reader.read() == b""
+
+
+@DOORS
+async def test_beyond_the_memory_budget_clients_are_told_to_come_back(
+    serve: Serve, door: Callable[..., bytes]
+) -> None:
+    worker, port = await serve()
+    worker.pipeline.budget.force(worker.pipeline.budget.limit_bytes)
+    reply = await ask(port, door(columnar(), {}))
+    assert reply.status == 503
+    assert reply.headers["retry-after"] == "1"
+    assert "ARC_MEMORY_BYTES" in reply.error
+    worker.pipeline.budget.give_back(worker.pipeline.budget.limit_bytes)
+    assert (await ask(port, door(columnar(), {}))).status == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 200),
+        ("GET", "/ready", 200),
+        ("GET", "/metrics", 200),
+        ("GET", f"{PATH}/stats", 200),
+        ("GET", f"{PATH}/spec", 200),
+        ("GET", PATH, 405),
+        ("POST", "/nothing", 404),
+    ],
+)
+async def test_other_paths_answer_json_or_text(
+    serve: Serve, method: str, path: str, status: int
+) -> None:
+    _, port = await serve()
+    raw = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
+    reply = await ask(port, raw)
+    assert reply.status == status
+    if status >= 400:
+        assert path in reply.error
+
+
+async def test_a_token_is_taken_and_ignored(serve: Serve) -> None:
+    _, port = await serve()
+    for headers in ({"Authorization": "Bearer x"}, {"x-api-key": "y"}):
+        assert (await ask(port, with_length(columnar(), headers))).status == 204
+
+
+async def test_a_stopping_worker_refuses_and_says_so(serve: Serve) -> None:
+    worker, port = await serve()
+    worker.door.stopping = True
+    assert (await ask(port, with_length(columnar(), {}))).status == 503
+    ready = await ask(port, b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (ready.status, ready.error) == (503, "stopping")
