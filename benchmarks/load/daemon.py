@@ -33,6 +33,10 @@ STOP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
 
+#: Whatever proxy the environment names: the daemon is on this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 class DaemonError(RuntimeError):
     """There is no daemon, or it does not do what it must. The message says what to do."""
 
@@ -104,7 +108,7 @@ class Daemon:
     def _get(self, path: str) -> str:
         url = f"http://{self.address[0]}:{self.address[1]}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as reply:
+            with _DIRECT.open(url, timeout=10) as reply:
                 text: str = reply.read().decode()
         except (OSError, urllib.error.HTTPError) as error:
             raise DaemonError(f"{url} does not answer: {error}") from error

@@ -1,0 +1,1 @@
+"""The real daemon in processes of its own, over real HTTP, judged by the files that it leaves."""
