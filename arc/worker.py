@@ -37,6 +37,10 @@ from ingest.limits import Limits
 from ingest.parquet import Compression
 from ingest.pipeline import Pipeline, PipelineSettings
 
+#: A flush takes at most this part of a worker's memory, and 1.5 times that to work in: two run
+#: beside full buffers. Of 512 MiB that is 1.1 M rows of 60 bytes.
+FLUSHES_IN_MEMORY = 8
+
 
 def main() -> int:
     """Run one worker until it is told to stop."""
@@ -57,7 +61,7 @@ def pipeline_settings(config: Config, shard: int) -> PipelineSettings:
         writer=WriterSettings(
             flush_rows=config.flush_rows,
             flush_age_s=config.flush_age_s,
-            flush_bytes=config.worker_memory_bytes // 4,
+            flush_bytes=config.worker_memory_bytes // FLUSHES_IN_MEMORY,
             flush_threads=config.flush_threads,
             compression=cast("Compression", config.compression),
         ),

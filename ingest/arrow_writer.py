@@ -44,6 +44,11 @@ FLUSH_TIME_WEIGHT = 0.2
 #: Above this share of the memory budget the largest buffer is flushed without waiting for age.
 PRESSURE = 0.5
 
+#: Memory that a flush takes beside the batches, as a share of theirs: the joined columns, their
+#: dictionaries and the encoded pages. 60 MB of batches took 60 to 84 MB more
+#: (docs/profiling/2026-11-20-table-build.md), two at a time, and allocators keep some.
+FLUSH_WORKING_SHARE = 1.5
+
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
 
@@ -324,7 +329,8 @@ class ArrowWriter:
 
     async def _flush(self, taken: Taken) -> None:
         """Store what was taken, however often that has to be tried."""
-        self._budget.force(taken.nbytes)  # the concatenated copy that the build makes
+        working_bytes = int(FLUSH_WORKING_SHARE * taken.nbytes)
+        self._budget.force(working_bytes)
         stored = await self._try_flush(taken)
         self._running -= 1  # a flush that waits for its next try leaves its turn to other tables
         self._wake.set()
@@ -333,7 +339,7 @@ class ArrowWriter:
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, RETRY_MAX_S)
             stored = await self._try_flush(taken)
-        self._budget.give_back(2 * taken.nbytes)
+        self._budget.give_back(taken.nbytes + working_bytes)
         self._instruments.rows_stored.inc(taken.num_rows)
         self._instruments.rows_buffered.add(-taken.num_rows)
         self._instruments.bytes_buffered.add(-taken.nbytes)
