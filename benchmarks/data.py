@@ -277,7 +277,8 @@ def _field(
     if kind == "count":
         return np.exp2(rng.uniform(0, 31, rows)).astype(np.int64) - 1
     if kind == "size":
-        return np.exp2(rng.uniform(0, 44, rows)).astype(np.int64) * rng.choice([-1, 1, 1, 1], rows)
+        signs: NDArray[np.int64] = rng.choice([-1, 1, 1, 1], rows)
+        return np.exp2(rng.uniform(0, 44, rows)).astype(np.int64) * signs
     raise ValueError(f"no kind of field {kind!r}")
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -138,7 +139,8 @@ class Times:
         """Allocate for `rows` rows."""
         cells = time_cells(rows)
         self.values: NDArray[np.uint64] = cells["value"]
-        self.octets = memoryview(cells.view(np.uint8))
+        octets: Any = cells.view(np.uint8)  # a buffer, which its type says from NumPy 2.5 on
+        self.octets = memoryview(octets)
 
 
 def compressor(compression: str) -> Compressor | None:
