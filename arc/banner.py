@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from pathlib import Path
 
 from arc.config import Config, format_size
 from arc.runtime import DaemonInfo
@@ -35,7 +37,7 @@ def banner(info: DaemonInfo, config: Config) -> str:
         ("first batch", first_batch_command(info.url)),
         ("this machine's data", f"python examples/host_metrics.py --url {info.url}"),
         ("metrics", f"curl {info.url}/metrics"),
-        ("stop", f"Ctrl-C here, or: arc stop --data-dir {shlex.quote(info.data_dir)}"),
+        ("stop", f"Ctrl-C here, or: {_arc()} stop --data-dir {shlex.quote(info.data_dir)}"),
     ]
     lines = [f"arc {info.version} is ready", *_aligned(rows), "", *_aligned(hints)]
     return "\n".join(lines)
@@ -44,6 +46,15 @@ def banner(info: DaemonInfo, config: Config) -> str:
 def first_batch_command(url: str) -> str:
     """A shell line that writes one row."""
     return f"printf '{_FIRST_BATCH}' | curl -i --data-binary @- {url}/api/v1/write/msgpack"
+
+
+def _arc() -> str:
+    """How this installation's `arc` is called from here, as short as may be."""
+    script = Path(sys.executable).with_name("arc")
+    if not script.exists():
+        return "arc"
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
 
 
 def _aligned(rows: list[tuple[str, str]]) -> list[str]:

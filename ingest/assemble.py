@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingest.columns import Column, ColumnBatch, ColumnType
+from ingest.columns import TIME_COLUMN, Column, ColumnBatch, ColumnType
 from ingest.errors import TimeError
 from ingest.timestamps import EpochTimes, TimeUnit, to_epoch_us
-
-TIME_COLUMN = "time"
 
 #: What the Python objects around the buffers take, so that a budget also bounds tiny batches
 #: (benchmarks/bench_decode.py -k overhead).

@@ -27,6 +27,9 @@ class ColumnType(enum.StrEnum):
     UINT64 = "uint64"
 
 
+#: Name of the column that holds the time of each row, on the wire and in files.
+TIME_COLUMN = "time"
+
 #: Largest |v| up to which every int64 is exactly a float64 (IEEE 754, 53 bits of significand).
 MAX_EXACT_INT = 2**53
 

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.assemble import TIME_COLUMN, assemble
-from ingest.columns import MAX_EXACT_INT, Column, ColumnBatch, ColumnType
+from ingest.assemble import assemble
+from ingest.columns import MAX_EXACT_INT, TIME_COLUMN, Column, ColumnBatch, ColumnType
 from ingest.errors import (
     ColumnLengthError,
     DecodeError,

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ingest.columns import TIME_COLUMN
 from ingest.schema import TableSchema
 
 #: General codec of a file: what the operator would pay for size.
@@ -39,7 +40,6 @@ _Encoding: TypeAlias = Literal["PLAIN", "DICTIONARY", "DELTA_BINARY_PACKED"]
 #: Key-value metadata of a file: its tag columns, a JSON list, and which log records it holds.
 TAGS_KEY, LOG_KEY = "arc:tags", "arc:log"
 
-_TIME_COLUMN = "time"
 
 #: What a byte of file is worth, in ns of encoding. none: what `write` and `fsync` of it take of
 #: the CPU. snappy, lz4: its time on a disk of 320 MB/s, which would be full at 12 M records/s of
@@ -184,7 +184,7 @@ def write(
         whole = memory.getvalue()
         sink.write(whole)
         num_bytes = whole.size
-    times = table.column(_TIME_COLUMN)
+    times = table.column(TIME_COLUMN)
     return FileStats(table.num_rows, num_bytes, times[0].value, times[-1].value)
 
 
@@ -203,7 +203,7 @@ def _write_stream(
         use_dictionary=list(options.dictionary),
         column_encoding=options.encodings,
         compression=options.codecs,
-        write_statistics=[_TIME_COLUMN],  # of text 3 to 9 ns a value, of doubles 0.5
+        write_statistics=[TIME_COLUMN],  # of text 3 to 9 ns a value, of doubles 0.5
         write_batch_size=_WRITE_BATCH_ROWS,
         dictionary_pagesize_limit=_MAX_DICTIONARY_BYTES,
         store_schema=False,
@@ -221,7 +221,7 @@ def _choose(name: str, array: pa.Array | None, compression: Compression) -> _Cho
     """The cheapest way to write a column, encoding and size taken together."""
     if array is None or array.null_count == len(array):
         return _Choice("PLAIN", "none", 0.0, 0.0)
-    if name == _TIME_COLUMN:
+    if name == TIME_COLUMN:
         # Sorted: 0.03 bytes a row at a fixed step, 2 for random times of an hour, where plain
         # times take 8 and lz4 makes 4 to 5 of them at twice the time.
         return _Choice("DELTA_BINARY_PACKED", compression, _DELTA_NS, 0.0)

@@ -21,13 +21,12 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from ingest.columns import MAX_EXACT_INT, Column, ColumnBatch, ColumnType
+from ingest.columns import MAX_EXACT_INT, TIME_COLUMN, Column, ColumnBatch, ColumnType
 from ingest.errors import InvalidNameError, LimitError, TypeConflictError, ValueTypeError
 from ingest.limits import MAX_COLUMN_NAME_BYTES
 from ingest.paths import check_measurement
 
 #: Every table has this column, and decoders take it out of a batch.
-_TIME_COLUMN = "time"
 
 _MAX_INT64 = 2**63 - 1
 
@@ -195,7 +194,7 @@ def _widened(batch: ColumnBatch, name: str, spec: ColumnSpec) -> ColumnSpec:
 
 def _check_name(measurement: str, name: str) -> None:
     where = f"measurement {measurement!r}: column {name[:_SHOWN_CHARACTERS]!r}"
-    if name == _TIME_COLUMN:
+    if name == TIME_COLUMN:
         raise InvalidNameError(f"{where} is the time of the row")
     try:
         size = len(name.encode())

@@ -23,13 +23,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.columns import Column, ColumnBatch, ColumnType
+from ingest.columns import TIME_COLUMN, Column, ColumnBatch, ColumnType
 from ingest.errors import IngestError
 from ingest.kernels import sort, strings
 from ingest.paths import HOUR_US
 from ingest.schema import ColumnSpec, TableSchema
 
-TIME_COLUMN = "time"
 TIME_TYPE = pa.timestamp("us", tz="UTC")
 
 #: A column with more distinct values than this and than a quarter of its rows gets no
