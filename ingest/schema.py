@@ -6,7 +6,8 @@ agrees on schemas between processes.
 
 Types only ever widen, and a value that was accepted always fits every later schema:
 an int64 column becomes float64 only while all its values are exact in float64, and the first
-value above 2**53 marks it `wide`, after which it stays int64 for good.
+value above 2**53 marks it `wide`, after which it stays int64 for good. A column of nothing but NaN
+is null where text is stored, since pandas sends missing strings so.
 
     not there ─► int64 ─► int64, wide          not there ─► utf8 ─► utf8, a tag
                    └────► float64 ◄─ not there             bool, binary ◄─ not there
@@ -153,14 +154,21 @@ def cast(schema: TableSchema, batch: ColumnBatch) -> ColumnBatch:
         `batch` itself when every column has its stored type. A cast column has new values and
         the validity of the old one.
     """
-    replaced = {
-        name: Column(ColumnType.FLOAT64, column.values.astype(np.float64), None, column.validity)
+    differing = {
+        name: column
         for name, column in batch.columns.items()
         if column.type is not schema.columns[name].type
     }
-    if not replaced:
+    if not differing:
         return batch
-    return msgspec.structs.replace(batch, columns=batch.columns | replaced)
+    columns = dict(batch.columns)
+    for name, column in differing.items():
+        if schema.columns[name].type is ColumnType.UTF8:  # nothing but NaN: null throughout
+            del columns[name]
+        else:
+            values = column.values.astype(np.float64)
+            columns[name] = Column(ColumnType.FLOAT64, values, None, column.validity)
+    return msgspec.structs.replace(batch, columns=columns)
 
 
 def _spec_of(batch: ColumnBatch, name: str) -> ColumnSpec:
@@ -177,7 +185,7 @@ def _spec_of(batch: ColumnBatch, name: str) -> ColumnSpec:
 def _widened(batch: ColumnBatch, name: str, spec: ColumnSpec) -> ColumnSpec:
     """How a column of the table is stored from now on: `spec` itself when nothing changes."""
     column, is_tag = batch.columns[name], name in batch.tags
-    if is_tag:
+    if is_tag and not (spec.type is ColumnType.UTF8 and _is_nan_throughout(column)):
         _require_text(batch, name)
     if column.type is spec.type:
         if spec.wide >= column.wide and spec.is_tag >= is_tag:
@@ -189,7 +197,17 @@ def _widened(batch: ColumnBatch, name: str, spec: ColumnSpec) -> ColumnSpec:
             return spec
     elif spec.type is ColumnType.INT64 and column.type is ColumnType.FLOAT64 and not spec.wide:
         return ColumnSpec(ColumnType.FLOAT64)
+    elif spec.type is ColumnType.UTF8 and _is_nan_throughout(column):
+        return spec
     raise _conflict(batch, name, spec.type)
+
+
+def _is_nan_throughout(column: Column) -> bool:
+    """Whether a column holds no number: pandas 3 sends a chunk of missing strings so."""
+    if column.type is not ColumnType.FLOAT64:
+        return False
+    missing = np.isnan(column.values)
+    return bool(missing.all() if column.validity is None else missing[column.validity].all())
 
 
 def _check_name(measurement: str, name: str) -> None:

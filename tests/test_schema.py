@@ -377,3 +377,22 @@ def test_the_short_way_and_the_general_way_agree(
     assert list(stored) == list(expected)
     for name, column in stored.items():
         assert (column.type, as_python(column)) == (expected[name].type, as_python(expected[name]))
+
+
+def test_nothing_but_nan_is_null_where_text_is_stored() -> None:
+    schema = table(path=UTF8)
+    fitted = fit(schema, batch({"path": floats(float("nan"), None), "x": ints(1, 2)}), 10)
+    assert fitted.schema is not None  # for the new column alone
+    assert list(fitted.batch.columns) == ["x"]
+    assert fitted.schema.columns["path"].type is UTF8
+
+
+def test_one_number_among_nan_is_a_conflict_where_text_is_stored() -> None:
+    with pytest.raises(TypeConflictError, match=r"'path'.*float64.*stored as utf8"):
+        fit(table(path=UTF8), batch({"path": floats(float("nan"), 1.5)}), 10)
+
+
+def test_a_tag_of_nothing_but_nan_is_null_too() -> None:
+    schema = table(host=ColumnSpec(UTF8, is_tag=True))
+    nan = batch({"host": floats(float("nan"), float("nan"))}, tags=["host"])
+    assert fit(schema, nan, 10).batch.columns == {}
