@@ -126,7 +126,7 @@ class ArrowWriter:
         """Accept the batches of one request, all or none, if their tables can take them as is.
 
         HOT, once a request, and no coroutine for that: 3 µs of 38 were tasks and awaits that
-        never waited (benchmarks/bench_buffer.py).
+        never waited (docs/profiling/2026-11-20-http-front.md).
 
         Args:
             database: Its name, checked by the caller.
@@ -148,9 +148,10 @@ class ArrowWriter:
         return None if fitted is None else self._append(fitted)
 
     async def write_evolving(self, database: str, batches: Sequence[ColumnBatch]) -> int:
-        """Change the tables that cannot take the batches, then accept them; see `write`."""
-        for batch in batches:
-            self._check_hours(batch)
+        """Change the tables that cannot take the batches, then accept them.
+
+        Only for batches that `write` has just answered None for; errors as there.
+        """
         return self._append(await self._fit_evolving(database, batches))
 
     def _check_hours(self, batch: ColumnBatch) -> None:
@@ -207,7 +208,8 @@ class ArrowWriter:
             self._catalog_thread, self._catalog.evolve_many, changes
         )
         for table, schema in schemas.items():
-            self._buffers[table].schema = schema
+            # Made anew if a request that was refused meanwhile took it away.
+            self._buffer(table).schema = schema
         buffers = [self._buffers[TableId(database, batch.measurement)] for batch in batches]
         return [
             (buffer, cast(buffer.schema, batch))
@@ -228,7 +230,8 @@ class ArrowWriter:
     def _forget_unknown(self, tables: Sequence[TableId]) -> None:
         """Drop buffers of tables that were refused, so that refusals take no memory."""
         for table in tables:
-            if self._buffers[table].schema is NO_TABLE:
+            buffer = self._buffers.get(table)
+            if buffer is not None and buffer.schema is NO_TABLE:
                 del self._buffers[table]
 
     def _append(self, fitted: Sequence[tuple[MeasurementBuffer, ColumnBatch]]) -> int:

@@ -230,6 +230,22 @@ async def test_a_refused_measurement_leaves_no_buffer_behind(make: Make) -> None
     assert bench.writer.num_buffers == 0
 
 
+async def test_a_refused_first_request_does_not_take_those_behind_it_along(make: Make) -> None:
+    bench = make()
+    # Another shard has made the table already, so that the refusal comes from the catalog.
+    wide = batch(columns={"x": np.full(3, 2**53 + 1)})
+    bench.catalog.evolve(TableId("default", "cpu"), [wide])
+    bad = batch(columns={"x": np.full(3, 0.5)})
+    answers = await asyncio.gather(
+        *(bench.write("default", [one]) for one in (bad, wide, bad, bad, wide)),
+        return_exceptions=True,
+    )
+    refused = TypeConflictError
+    assert [type(answer) for answer in answers] == [refused, int, refused, refused, int]
+    await bench.writer.drain()
+    assert bench.stored() == 6
+
+
 async def test_rows_of_too_many_hours_are_refused(make: Make) -> None:
     bench = make()
     times = START_US + HOUR_US * np.arange(5, dtype=np.int64)
