@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
+from typing import Any
 from urllib.parse import parse_qs
 
 import httptools
@@ -395,14 +396,14 @@ class Connection(asyncio.BufferedProtocol):
             self._drop_body()
         self._shared.metrics.bytes_received.inc(len(body))
         try:
-            rows = self._shared.door.write_at_once(head, body)
+            stored = self._shared.door.store(head, body)
         except Exception as error:
             self._fail(error, body)
             return
-        if rows is None:
+        if not isinstance(stored, int):
             self._busy = True
             self.deadline_s = float("inf")
-            self._task = self._shared.loop.create_task(self._store(head, body))
+            self._task = self._shared.loop.create_task(self._wait(stored, body))
             return
         self._shared.door.release(len(body))
         self._answer(204, self._shared.no_content())
@@ -411,10 +412,10 @@ class Connection(asyncio.BufferedProtocol):
         self._body_view.release()
         self._body, self._body_view, self._head = None, memoryview(b""), None
 
-    async def _store(self, head: WriteHead, body: bytes) -> None:
-        """Store a body that has to wait for a thread or for its table, then answer."""
+    async def _wait(self, stored: Coroutine[Any, Any, int], body: bytes) -> None:
+        """Answer a request whose body waits for a thread or for its table."""
         try:
-            await self._shared.door.write(head, body)
+            await stored
         except Exception as error:
             self._fail(error, body)
         else:

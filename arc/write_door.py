@@ -8,7 +8,9 @@ fast door and aiohttp share every rule.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 
@@ -152,47 +154,38 @@ class WriteDoor:
         self._pipeline.budget.give_back(num_bytes)
         self._metrics.bytes_in_flight.add(-num_bytes)
 
-    def write_at_once(self, head: WriteHead, body: bytes) -> int | None:
-        """Store the rows of an admitted body, if that needs no waiting: what nearly all need.
+    def store(self, head: WriteHead, body: bytes) -> int | Coroutine[Any, Any, int]:
+        """Store the rows of an admitted body: at once if nothing has to be waited for.
 
         Returns:
-            How many rows were accepted. None: none was; the body wants a thread, or a table has
-            to change, and `write` sees to both.
+            How many rows were accepted. Or, for the few bodies that want a thread or a change of
+            their table, what to await for that number; it raises as this does.
 
         Raises:
             IngestError: what `answer_to` turns into an answer. No row was accepted.
         """
         if len(body) > INLINE_BYTES:
-            return None
+            return self._decode_and_store(head, body)
         batches = self._decode(head, body)
         try:
             rows = self._pipeline.write_at_once(head.database, batches)
         except IngestError as error:
-            error.num_rows = sum(batch.num_rows for batch in batches)
-            raise
-        if rows is not None:
-            self._metrics.bytes_accepted.inc(len(body))
+            raise _with_rows(error, batches) from None
+        if rows is None:
+            return self._store_waiting(head, body, batches)
+        self._metrics.bytes_accepted.inc(len(body))
         return rows
 
-    async def write(self, head: WriteHead, body: bytes) -> int:
-        """Store the rows of an admitted body; when this returns they are accepted.
+    async def _decode_and_store(self, head: WriteHead, body: bytes) -> int:
+        loop = asyncio.get_running_loop()
+        batches = await loop.run_in_executor(self._threads, self._decode, head, body)
+        return await self._store_waiting(head, body, batches)
 
-        Returns:
-            How many rows.
-
-        Raises:
-            IngestError: what `answer_to` turns into an answer. No row was accepted.
-        """
-        if len(body) > INLINE_BYTES:
-            loop = asyncio.get_running_loop()
-            batches = await loop.run_in_executor(self._threads, self._decode, head, body)
-        else:
-            batches = self._decode(head, body)
+    async def _store_waiting(self, head: WriteHead, body: bytes, batches: list[ColumnBatch]) -> int:
         try:
             rows = await self._pipeline.write(head.database, batches)
         except IngestError as error:
-            error.num_rows = sum(batch.num_rows for batch in batches)
-            raise
+            raise _with_rows(error, batches) from None
         self._metrics.bytes_accepted.inc(len(body))
         return rows
 
@@ -210,3 +203,9 @@ class WriteDoor:
     def close(self) -> None:
         """End the decode thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_rows(error: IngestError, batches: list[ColumnBatch]) -> IngestError:
+    """Note in a refusal how many rows it is about."""
+    error.num_rows = sum(batch.num_rows for batch in batches)
+    return error

@@ -50,8 +50,7 @@ class Server:
             (Path(folder) / ".arc" / "run").mkdir(parents=True)
             config = resolve(Config(data_dir=folder, workers=1))
             worker = Worker(config, 0, structlog.get_logger())
-            worker.door.write = self._count  # type: ignore[method-assign]
-            worker.door.write_at_once = self._count_at_once  # type: ignore[method-assign]
+            worker.door.store = self._count  # type: ignore[method-assign]
             listener = socket.create_server(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
             self.clock = time.pthread_getcpuclockid(threading.get_ident())
@@ -59,12 +58,9 @@ class Server:
             self._ready.set()
             await asyncio.Event().wait()
 
-    def _count_at_once(self, head: WriteHead, body: bytes) -> int:
+    def _count(self, head: WriteHead, body: bytes) -> int:
         self.bodies += len(body)
         return 1
-
-    async def _count(self, head: WriteHead, body: bytes) -> int:
-        return self._count_at_once(head, body)
 
 
 class Client:

@@ -52,7 +52,9 @@ class WriteHandler:
             await self._read(request, parts, admitted)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             self._metrics.bytes_received.inc(len(body))
-            await self._door.write(head, body)
+            stored = self._door.store(head, body)
+            if not isinstance(stored, int):
+                await stored
         finally:
             self._door.release(sum(admitted))
 
