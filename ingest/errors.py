@@ -144,3 +144,35 @@ class StorageError(OverloadedError):
     """The disk refuses: full, read-only, or failing. It may come back."""
 
     reason = "storage"
+
+
+class ReadOnlyError(StorageError):
+    """The log takes nothing at present; nothing of the request was kept."""
+
+    reason = "read_only"
+
+
+class ReplayingError(OverloadedError):
+    """The shard is reading its log and takes nothing yet."""
+
+    reason = "replaying"
+
+
+class KeyInFlightError(OverloadedError):
+    """The first request with this `Idempotency-Key` is not answered yet."""
+
+    status_hint = 409
+    reason = "key_in_flight"
+
+
+class KeyReusedError(ClientError):
+    """This `Idempotency-Key` came with another body before."""
+
+    status_hint = 422
+    reason = "key_reused"
+
+
+class StaleSchemaError(IngestError):
+    """Files were built with a schema that their table has left behind. Build them anew."""
+
+    reason = "stale_schema"

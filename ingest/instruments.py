@@ -45,7 +45,9 @@ class PipelineInstruments:
 
     At rest `rows_accepted == rows_buffered + rows_stored`: raise `rows_accepted` and
     `rows_buffered` together, and move rows from `rows_buffered` to `rows_stored` when the
-    file that holds them is part of its table.
+    file that holds them is part of its table. A replay raises `rows_buffered` and
+    `rows_replayed`, and leaves `rows_accepted` to whoever owns the instruments: only he knows
+    how many of these rows were counted when they first came.
 
     Attributes:
         rows_accepted: Rows that a 204 covers.
@@ -61,6 +63,25 @@ class PipelineInstruments:
         bytes_written: Bytes of those files.
         decode_seconds: From body to column batches, one request, seconds.
         lock_wait_seconds: Wait for the lock of a measurement, seconds.
+        rows_replayed: Rows that a replay read from the log and buffered again.
+        rows_quarantined: Rows that a replay read from the log and could not buffer again: they
+            are in a segment that was set aside.
+        log_bytes: Bytes of log segments that hold rows which are not stored.
+        log_segments: Number of those segments.
+        log_records: Requests appended to the log.
+        log_groups: Groups of requests written at once, those that failed left out.
+        log_written_bytes: Bytes of those groups.
+        log_write_seconds: Write and sync of one group, seconds.
+        log_failures: Groups that the disk refused, and segments that could not be opened.
+        log_read_only: 1 while the log takes nothing, else 0.
+        log_corrupt: Places in log segments that fail their check and are followed by records.
+        log_torn: Segments whose end was cut, since nothing valid follows.
+        replay_bytes_total: Bytes of log that the replay at the start has to read.
+        replay_bytes_done: Bytes of them that it has read.
+        commits: Transactions of tables.
+        commit_seconds: From the lock of a table to its durable transaction, seconds.
+        commit_conflicts: Times that another process took the version of a table first.
+        keys_repeated: Requests answered without being stored again: their key was known.
     """
 
     rows_accepted: Counter
@@ -76,6 +97,24 @@ class PipelineInstruments:
     bytes_written: Counter
     decode_seconds: Histogram
     lock_wait_seconds: Histogram
+    rows_replayed: Counter
+    rows_quarantined: Counter
+    log_bytes: Gauge
+    log_segments: Gauge
+    log_records: Counter
+    log_groups: Counter
+    log_written_bytes: Counter
+    log_write_seconds: Histogram
+    log_failures: Counter
+    log_read_only: Gauge
+    log_corrupt: Counter
+    log_torn: Counter
+    replay_bytes_total: Gauge
+    replay_bytes_done: Gauge
+    commits: Counter
+    commit_seconds: Histogram
+    commit_conflicts: Counter
+    keys_repeated: Counter
 
 
 class NullInstrument:
@@ -113,4 +152,22 @@ def null() -> PipelineInstruments:
         bytes_written=nothing,
         decode_seconds=nothing,
         lock_wait_seconds=nothing,
+        rows_replayed=nothing,
+        rows_quarantined=nothing,
+        log_bytes=nothing,
+        log_segments=nothing,
+        log_records=nothing,
+        log_groups=nothing,
+        log_written_bytes=nothing,
+        log_write_seconds=nothing,
+        log_failures=nothing,
+        log_read_only=nothing,
+        log_corrupt=nothing,
+        log_torn=nothing,
+        replay_bytes_total=nothing,
+        replay_bytes_done=nothing,
+        commits=nothing,
+        commit_seconds=nothing,
+        commit_conflicts=nothing,
+        keys_repeated=nothing,
     )
