@@ -19,6 +19,8 @@ column that is float64 already takes the nearest float64, every other column ref
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 
@@ -137,6 +139,8 @@ def widen(schema: TableSchema, batch: ColumnBatch, max_columns: int) -> TableSch
     if not changes and schema.version:
         return schema
     columns = schema.columns | changes
+    if len(columns) > len(schema.columns):
+        _check_case(batch.measurement, columns)
     if len(columns) > len(schema.columns) and len(columns) + 1 > max_columns:
         what = f"columns of measurement {batch.measurement!r}, the time included"
         raise LimitError(what, len(columns) + 1, max_columns, "ARC_MAX_COLUMNS")
@@ -222,6 +226,18 @@ def _check_name(measurement: str, name: str) -> None:
         raise InvalidNameError(
             f"{where}: a name of {size} bytes, wanted 1 to {MAX_COLUMN_NAME_BYTES}"
         )
+
+
+def _check_case(measurement: str, columns: Iterable[str]) -> None:
+    """Refuse names that differ only in case: no reader of Delta tables keeps them apart."""
+    seen = {TIME_COLUMN: TIME_COLUMN}
+    for name in columns:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise InvalidNameError(
+                f"measurement {measurement!r}: column {name[:_SHOWN_CHARACTERS]!r} differs from "
+                f"column {other[:_SHOWN_CHARACTERS]!r} in nothing but capitals"
+            )
 
 
 def _require_text(batch: ColumnBatch, name: str) -> None:

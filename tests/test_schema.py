@@ -396,3 +396,14 @@ def test_a_tag_of_nothing_but_nan_is_null_too() -> None:
     schema = table(host=ColumnSpec(UTF8, is_tag=True))
     nan = batch({"host": floats(float("nan"), float("nan"))}, tags=["host"])
     assert fit(schema, nan, 10).batch.columns == {}
+
+
+@pytest.mark.parametrize(
+    ("known", "new"), [({"Temp": INT64}, ["temp"]), ({}, ["Time"]), ({"a": INT64}, ["Ä", "ä"])]
+)
+def test_columns_that_differ_only_in_capitals_are_refused(
+    known: dict[str, ColumnType], new: list[str]
+) -> None:
+    schema = table(**known) if known else NO_TABLE
+    with pytest.raises(InvalidNameError, match=rf"column '{new[-1]}' differs from .* capitals"):
+        fit(schema, batch({name: ints(1) for name in new}), MAX_COLUMNS)

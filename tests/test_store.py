@@ -17,7 +17,7 @@ import pytest
 
 from ingest.errors import IngestError, StorageError
 from ingest.paths import file_name
-from ingest.store import FileEntry, LocalStore, StagedFile, SystemCalls
+from ingest.store import FileEntry, InDoubtError, LocalStore, StagedFile, SystemCalls
 
 FOLDER = "db/cpu/2026/01/02/03"
 NEXT_FOLDER = "db/cpu/2026/01/02/04"
@@ -58,6 +58,22 @@ class RecordingCalls(SystemCalls):
     def sync_directory(self, path: Path) -> None:
         self._note("sync_directory", path)
         super().sync_directory(path)
+
+    def write(self, descriptor: int, content: bytes) -> None:
+        self._note("write", self._opened[descriptor])
+        super().write(descriptor, content)
+
+    def sync_file(self, path: Path) -> None:
+        self._note("sync_file", path)
+        super().sync_file(path)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._note("link", target)
+        super().link(source, target)
+
+    def lock(self, path: Path) -> int:
+        self._note("lock", path)
+        return super().lock(path)
 
     def rename(self, source: Path, target: Path) -> None:
         self._note("rename", target)
@@ -126,7 +142,15 @@ def test_a_published_file_has_its_content_under_its_name(store: LocalStore, tmp_
     store.publish([staged])
     assert parquet_files(store.root) == [f"{FOLDER}/{NAME}"]
     assert (store.root / FOLDER / NAME).read_bytes() == b"all of it"
+
+
+def test_a_published_file_keeps_its_staged_name_until_its_commit_is_in(store: LocalStore) -> None:
+    staged = [stage(store, f"{FOLDER}/{NAME}", b"all of it")]
+    store.publish(staged)
+    assert os.path.samefile(staged[0].temporary, store.root / FOLDER / NAME)
+    store.unstage(staged)
     assert staged_files(store.root) == []
+    assert (store.root / FOLDER / NAME).read_bytes() == b"all of it"
 
 
 def test_a_staged_file_says_what_a_table_must_know(store: LocalStore) -> None:
@@ -173,7 +197,8 @@ def test_everything_happens_in_the_order_that_survives_a_power_cut(
     above = ["db", "db/cpu", "db/cpu/2026", "db/cpu/2026/01", "db/cpu/2026/01/02"]
     assert calls.take_log() == [
         *[("make_directory", path) for path in [*above, FOLDER, NEXT_FOLDER]],
-        *[("rename", path) for path in paths],
+        ("sync_directory", ".arc/staging"),
+        *[("link", path) for path in paths],
         *[("sync_directory", path) for path in [NEXT_FOLDER, FOLDER, *reversed(above), "."]],
     ]
 
@@ -186,7 +211,8 @@ def test_a_folder_that_is_known_costs_one_sync_however_many_files_it_gets(
     calls.take_log()
     store.publish(more)
     log = calls.take_log()
-    assert [call for call, _ in log] == ["rename"] * 20 + ["sync_directory"]
+    assert log[0] == ("sync_directory", ".arc/staging")
+    assert [call for call, _ in log[1:-1]] == ["link"] * 20
     assert log[-1] == ("sync_directory", FOLDER)
 
 
@@ -196,7 +222,7 @@ def test_a_folder_that_another_process_made_is_not_trusted_to_be_on_the_disk(
     (store.root / FOLDER).mkdir(parents=True)
     store.publish([stage(store, f"{FOLDER}/{NAME}")])
     synced = [path for call, path in calls.take_log() if call == "sync_directory"]
-    assert synced == [FOLDER, *[str(path) for path in Path(FOLDER).parents]]
+    assert synced == [".arc/staging", FOLDER, *[str(path) for path in Path(FOLDER).parents]]
 
 
 def test_a_new_data_directory_is_synced_into_the_ones_above_it(tmp_path: Path) -> None:
@@ -208,6 +234,7 @@ def test_a_new_data_directory_is_synced_into_the_ones_above_it(tmp_path: Path) -
         ("make_directory", "a/b"),
         ("sync_directory", "a"),
         ("make_directory", "a/b/.arc"),
+        ("make_directory", "a/b/.arc/locks"),
         ("make_directory", "a/b/.arc/staging"),
         ("sync_directory", "a/b/.arc"),
         ("sync_directory", "a/b"),
@@ -290,7 +317,8 @@ def test_a_refused_stage_names_the_file_and_the_reason_and_leaves_nothing(
 
 PUBLISH_STEPS = [
     ("make_directory", "db/cpu/2026"),
-    ("rename", f"{NEXT_FOLDER}/{NAME}"),
+    ("sync_directory", ".arc/staging"),
+    ("link", f"{NEXT_FOLDER}/{NAME}"),
     ("sync_directory", NEXT_FOLDER),
     ("sync_directory", "db/cpu/2026/01"),
 ]
@@ -310,25 +338,36 @@ def test_a_refused_publish_shows_none_of_its_files_and_can_be_repeated(
     assert parquet_files(store.root) == []
     calls.take_log()
     store.publish(staged)
-    # Renamed and synced anew: a second sync of an unchanged directory would prove nothing.
+    # Linked and synced anew: a second sync of an unchanged directory would prove nothing.
     log = calls.take_log()
-    assert [call for call, _ in log].count("rename") == 2
+    assert [call for call, _ in log].count("link") == 2
     assert {("sync_directory", str(above)) for above in Path(FOLDER).parents} <= set(log)
     for folder in (FOLDER, NEXT_FOLDER):
         assert (store.root / folder / NAME).read_text() == folder
+
+
+def refuse_one_folder_and_all_removals(call: str, path: str) -> int:
+    """A disk that links two files, fails to sync the second folder, and then takes nothing."""
+    if call == "sync_directory" and path == NEXT_FOLDER:
+        return errno.EIO
+    return errno.EROFS if call == "remove" else 0
 
 
 def test_a_publish_that_could_not_be_undone_is_completed_by_the_next(
     store: LocalStore, calls: RecordingCalls
 ) -> None:
     staged = [stage(store, f"{FOLDER}/{NAME}"), stage(store, f"{NEXT_FOLDER}/{NAME}")]
-    stuck = failing("rename", errno.EROFS, times=9)
-    calls.refuse = lambda call, path: stuck(call, path) if FOLDER not in path else 0
-    with pytest.raises(StorageError):
+    calls.refuse = refuse_one_folder_and_all_removals
+    with pytest.raises(StorageError, match=r"cannot sync .*\(EIO\)"):
         store.publish(staged)
-    assert parquet_files(store.root) == [f"{FOLDER}/{NAME}"]
+    store.discard(staged)
+    assert parquet_files(store.root) == [f"{FOLDER}/{NAME}", f"{NEXT_FOLDER}/{NAME}"]
+    assert len(store.staged(0)) == 2  # what is in doubt can be found by the next start
     calls.refuse = lambda call, path: 0
+    calls.take_log()
     store.publish(staged)
+    assert [call for call, _ in calls.take_log()].count("link") == 2
+    store.unstage(staged)
     assert parquet_files(store.root) == [f"{FOLDER}/{NAME}", f"{NEXT_FOLDER}/{NAME}"]
     assert staged_files(store.root) == []
 
@@ -338,17 +377,88 @@ def test_a_publish_that_could_not_be_undone_may_be_repeated_with_files_staged_an
 ) -> None:
     paths = [f"{FOLDER}/{NAME}", f"{NEXT_FOLDER}/{NAME}"]
     staged = [stage(store, path, b"first") for path in paths]
-    stuck = failing("rename", errno.EROFS, times=9)
-    calls.refuse = lambda call, path: stuck(call, path) if FOLDER not in path else 0
+    calls.refuse = refuse_one_folder_and_all_removals
     with pytest.raises(StorageError):
         store.publish(staged)
     calls.refuse = lambda call, path: 0
     store.discard(staged)
-    store.publish([stage(store, path, b"second") for path in paths])
+    second = [stage(store, path, b"second") for path in paths]
+    store.publish(second)
+    store.unstage(second)
     assert {(store.root / path).read_bytes() for path in paths} == {b"second"}
     assert staged_files(store.root) == []
     with pytest.raises(IngestError, match="BUG"):
         store.publish([stage(store, paths[0], b"third")])
+
+
+def test_a_disk_that_refuses_for_long_does_not_fill_with_staged_files(
+    store: LocalStore, calls: RecordingCalls
+) -> None:
+    for _ in range(5):
+        staged = [stage(store, f"{NEXT_FOLDER}/{NAME}")]
+        calls.refuse = refuse_one_folder_and_all_removals
+        with pytest.raises(StorageError):
+            store.publish(staged)
+        calls.refuse = lambda call, path: 0
+        store.discard(staged)
+    assert len(store.staged(0)) == 1
+
+
+def test_a_publish_that_is_taken_back_leaves_no_name_on_the_disk(
+    store: LocalStore, calls: RecordingCalls
+) -> None:
+    staged = [stage(store, f"{folder}/{NAME}") for folder in (FOLDER, NEXT_FOLDER)]
+    store.publish(staged)
+    calls.take_log()
+    store.take_back(staged)
+    assert parquet_files(store.root) == []
+    assert calls.take_log() == [
+        *[("remove", f"{folder}/{NAME}") for folder in (FOLDER, NEXT_FOLDER)],
+        *[("sync_directory", folder) for folder in (NEXT_FOLDER, FOLDER)],
+    ]
+    store.publish(staged)
+    assert len(parquet_files(store.root)) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(
+    store: LocalStore, calls: RecordingCalls, code: int
+) -> None:
+    calls.refuse = failing("link", code)
+    with pytest.raises(StorageError, match="the file system has no hard links"):
+        store.publish([stage(store, f"{FOLDER}/{NAME}")])
+    assert parquet_files(store.root) == []
+
+
+def test_a_name_that_was_given_by_a_call_that_failed_is_taken_back(
+    store: LocalStore, calls: RecordingCalls
+) -> None:
+    staged = [stage(store, f"{FOLDER}/{NAME}")]
+    note = store.stage_note("s000-a", b"")
+
+    def link_and_fail(call: str, path: str) -> int:
+        if call != "link":
+            return 0
+        source = note if path.endswith(".json") else staged[0].temporary
+        os.link(source, store.root / path)
+        return errno.EIO
+
+    calls.refuse = link_and_fail
+    with pytest.raises(StorageError):
+        store.publish(staged)
+    with pytest.raises(StorageError):
+        store.put_if_absent(note, "db/0.json")
+    assert parquet_files(store.root) == []
+    assert not (store.root / "db/0.json").exists()
+
+
+def test_publishing_what_is_no_longer_staged_takes_nothing_away(store: LocalStore) -> None:
+    staged = [stage(store, f"{FOLDER}/{NAME}")]
+    store.publish(staged)
+    store.unstage(staged)
+    with pytest.raises(StorageError):
+        store.publish(staged)
+    assert parquet_files(store.root) == [f"{FOLDER}/{NAME}"]
 
 
 def test_publishing_twice_changes_nothing(store: LocalStore) -> None:
@@ -425,28 +535,88 @@ def test_discarded_files_are_gone_and_may_be_discarded_twice(store: LocalStore) 
     assert staged_files(store.root) == []
 
 
-def test_a_start_removes_what_its_own_shard_left_behind_and_nothing_else(
+def test_a_start_finds_what_its_own_shard_left_behind_and_nothing_else(
     store: LocalStore, tmp_path: Path
 ) -> None:
     mine = [stage(store, f"{folder}/{NAME}") for folder in (FOLDER, NEXT_FOLDER)]
-    others = [stage(store, f"{FOLDER}/{file_name(shard, 1, 1, 1)}") for shard in (1, 10, 1000)]
-    foreign = store.root / ".arc/staging/s000-notes.txt"
-    foreign.write_bytes(b"")
+    note = store.stage_note("s000-note", b"to whom it may concern")
+    theirs = [stage(store, f"{FOLDER}/{file_name(shard, 1, 1, 1)}") for shard in (1, 10, 1000)]
+    (store.root / ".arc/staging/s000-notes.txt").write_bytes(b"")
     restarted = LocalStore(tmp_path / "data")
-    assert restarted.clean_temporaries(0) == len(mine)
-    left = sorted([foreign.name, *[os.path.basename(file.temporary) for file in others]])
-    assert staged_files(store.root) == left
-    assert restarted.clean_temporaries(0) == 0
-    assert restarted.clean_temporaries(1000) == 1
+    wanted = sorted([*[Path(file.temporary) for file in mine], note])
+    assert restarted.staged(0) == wanted
+    assert restarted.staged(1000) == [Path(theirs[-1].temporary)]
+    for path in wanted:
+        restarted.remove_staged(path)
+    assert restarted.staged(0) == []
 
 
-def test_leftovers_that_cannot_be_removed_are_reported(
+def test_what_a_start_stages_never_meets_what_was_left_behind(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    left = stage(store, f"{FOLDER}/{NAME}")
+    again = stage(LocalStore(tmp_path / "data"), f"{FOLDER}/{NAME}")
+    assert left.temporary != again.temporary
+
+
+def test_a_leftover_that_cannot_be_removed_is_reported(
     store: LocalStore, calls: RecordingCalls
 ) -> None:
     stage(store, f"{FOLDER}/{NAME}")
     calls.refuse = failing("remove", errno.EIO)
-    with pytest.raises(StorageError, match=r"cannot clean .*staging: .* \(EIO\)"):
-        store.clean_temporaries(0)
+    with pytest.raises(StorageError, match=r"cannot remove .*staging.* \(EIO\)"):
+        store.remove_staged(store.staged(0)[0])
+
+
+def test_a_name_that_is_put_is_put_once_and_durably(
+    store: LocalStore, calls: RecordingCalls
+) -> None:
+    first, second = store.stage_note("s000-a", b"first"), store.stage_note("s000-a", b"second")
+    calls.take_log()
+    assert store.put_if_absent(first, "db/cpu/_delta_log/0.json")
+    assert calls.take_log() == [
+        *[("make_directory", path) for path in ("db", "db/cpu", "db/cpu/_delta_log")],
+        ("link", "db/cpu/_delta_log/0.json"),
+        *[("sync_directory", path) for path in ("db/cpu/_delta_log", "db/cpu", "db", ".")],
+    ]
+    assert not store.put_if_absent(second, "db/cpu/_delta_log/0.json")
+    assert (store.root / "db/cpu/_delta_log/0.json").read_bytes() == b"first"
+
+
+def test_a_name_that_cannot_be_synced_is_taken_back_or_in_doubt(
+    store: LocalStore, calls: RecordingCalls
+) -> None:
+    note = store.stage_note("s000-a", b"content")
+    calls.refuse = failing("sync_directory", errno.EIO)
+    with pytest.raises(StorageError) as refusal:
+        store.put_if_absent(note, "db/0.json")
+    assert not isinstance(refusal.value, InDoubtError)
+    assert not (store.root / "db/0.json").exists()
+    calls.refuse = failing("sync_directory", errno.EIO, times=2)
+    with pytest.raises(InDoubtError):
+        store.put_if_absent(note, "db/0.json")
+    calls.refuse = lambda call, path: 0
+    assert store.put_if_absent(note, "db/0.json")
+
+
+def test_a_lock_holds_between_threads(store: LocalStore) -> None:
+    inside, most = [0], [0]
+
+    def enter() -> None:
+        for _ in range(50):
+            with store.locked("07.lock"):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    with LocalStore(store.root).locked("07.lock"), store.locked("08.lock"):
+        pass
 
 
 def test_free_space_is_what_the_file_system_says(store: LocalStore) -> None:

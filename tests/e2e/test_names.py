@@ -103,11 +103,18 @@ def test_databases_that_differ_only_in_case_are_two(
 
 
 def test_columns_keep_their_names_too(client: Client, database: str, stored: Stored) -> None:
-    names = [*NAMES[:22], "Time", "TIME", "_monotonic", "a\nb", "é" * 127]
+    by_case = {name.lower(): name for name in NAMES[:22]}
+    names = [*by_case.values(), "_monotonic", "a\nb", "é" * 127]
     client.write({"m": "m", "columns": {name: [n] for n, name in enumerate(names)}}, database)
     found = stored("m")
     assert list(found) == ["time", *names]
     assert [found[name] for name in names] == [[n] for n in range(len(names))]
+
+
+def test_columns_that_differ_only_in_case_are_refused(client: Client, database: str) -> None:
+    said = client.refusal(columnar("m", usage=[1], Usage=[2]), database)
+    assert "'Usage' differs from column 'usage' in nothing but capitals" in said
+    assert "capitals" in client.refusal(columnar("m", Time=[1]), database)
 
 
 @pytest.mark.parametrize(("name", "words"), [("", "''"), ("x" * 256, "256 bytes"), (5, "integer")])
