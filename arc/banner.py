@@ -13,8 +13,11 @@ from arc.runtime import DaemonInfo
 _FIRST_BATCH = r"\202\241m\243cpu\247columns\201\245usage\221*"
 
 _DURABILITY = {
-    "memory": "memory: rows are in memory until they are flushed, at most {flush_age_s:g} s; "
+    "memory": "memory: a 204 says that the rows are in memory, for at most {flush_age_s:g} s; "
     "a crash loses those",
+    "page": "page: a 204 says that the log has the request, in memory of the system; "
+    "it survives a crash of the daemon, no power cut",
+    "disk": "disk: a 204 says that the log on the disk has the request; it survives a power cut",
 }
 
 

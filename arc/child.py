@@ -36,7 +36,13 @@ class Child:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], config: Config, shard: int, inherited_fd: int
+        cls,
+        command: Sequence[str],
+        config: Config,
+        shard: int,
+        inherited_fd: int,
+        *,
+        others_serving: bool,
     ) -> Child:
         """Start a worker and tell it what it is.
 
@@ -45,6 +51,7 @@ class Child:
             config: Resolved.
             shard: Number of the worker.
             inherited_fd: Left open in the worker, which does not use it.
+            others_serving: As in `WorkerStart`.
 
         Raises:
             OSError: the system cannot start a process now.
@@ -64,7 +71,8 @@ class Child:
         finally:
             os.close(its_ready_fd)
         assert process.stdin is not None
-        process.stdin.write(WorkerStart(config, shard, its_ready_fd).to_line())
+        start = WorkerStart(config, shard, its_ready_fd, others_serving)
+        process.stdin.write(start.to_line())
         return cls(shard, process, _when_ready(ready_fd))
 
     @property

@@ -20,7 +20,16 @@ import msgspec
 import typer
 
 from arc.config import ConfigError, Field, Loaded, fields, load
-from arc.runtime import DaemonInfo, DataDir, Sighting, State, find_daemon, is_locked
+from arc.inspect import register as register_inspection
+from arc.runtime import (
+    EXIT_IN_LOG,
+    DaemonInfo,
+    DataDir,
+    Sighting,
+    State,
+    find_daemon,
+    is_locked,
+)
 from arc.version import VERSION
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_UNKNOWN = 1, 2, 3, 4
@@ -34,7 +43,9 @@ _STATUS_ROWS = (
     ("rows accepted", "arc_rows_accepted_total"),
     ("rows stored", "arc_rows_stored_total"),
     ("rows buffered", "arc_rows_buffered"),
+    ("rows quarantined", "arc_rows_quarantined_total"),
     ("rows lost", "arc_rows_lost_total"),
+    ("log bytes", "arc_log_bytes"),
     ("workers restarted", "arc_worker_restarts_total"),
 )
 
@@ -66,13 +77,18 @@ def build_app() -> typer.Typer:
     app.command()(_with_settings(status, ["data_dir"]))
     app.command()(_with_settings(stop, ["data_dir"]))
     app.command("config")(_with_settings(show_config, [field.name for field in fields()]))
+    register_inspection(app)
     return app
 
 
 def serve(loaded: Loaded) -> int:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C.
 
-    A stop writes out everything that was accepted; a second signal ends it at once.
+    A stop writes out everything that was accepted; a second signal ends it at once, and what was
+    not written is in the log for the next start.
+
+    Exits with 0 if everything is stored, 3 if some of it is in the log, 1 if it failed or rows
+    are lost, 2 for bad settings.
 
     Every setting may also stand in the environment and in a TOML file, under the names that
     `arc config` shows. Flags win over the environment, the environment over the file.
@@ -87,7 +103,7 @@ def serve(loaded: Loaded) -> int:
 
 
 def status(loaded: Loaded) -> int:
-    """Show whether a daemon is running, and what it has counted.
+    """Show whether a daemon is running, whether it takes writes, and what it has counted.
 
     Exits with 0 if it runs, 3 if it does not, 4 if it is starting, stopping or not answering.
     """
@@ -97,17 +113,21 @@ def status(loaded: Loaded) -> int:
         print(_in_a_sentence(seen, where))
         return EXIT_NOT_RUNNING if seen.state is State.STOPPED else EXIT_UNKNOWN
     try:
-        counted = _scrape(seen.info)
+        counted, refusal = _scrape(seen.info), _refusal(seen.info)
     except OSError as error:
         print(_in_a_sentence(seen, where))
-        _say([f"{seen.info.url}/metrics does not answer: {error}"])
+        _say([f"{seen.info.url} does not answer: {error}"])
         return EXIT_UNKNOWN
-    print("\n".join(_status_lines(seen.info, counted)))
+    print("\n".join(_status_lines(seen.info, counted, refusal)))
     return 0
 
 
 def stop(loaded: Loaded) -> int:
-    """Stop the daemon, once it has written what it holds."""
+    """Stop the daemon, once it has written what it holds.
+
+    Exits with 0 if everything is stored, 3 if some of it is in the log for the next start, 1 if
+    rows are lost or the daemon does not end.
+    """
     where = DataDir(loaded.config.data_dir)
     seen = find_daemon(where.root)
     print(_in_a_sentence(seen, where))
@@ -137,23 +157,38 @@ def show_config(loaded: Loaded) -> int:
 
 
 def _report_stop(where: DataDir) -> int:
-    from arc.metrics import summary
+    from arc.metrics import row_balance
 
-    counted = summary(where.run)
-    accepted, stored = counted["arc_rows_accepted_total"], counted["arc_rows_stored_total"]
-    lost = accepted - stored
-    print(f"Stopped. {accepted} rows were accepted, {stored} stored, {lost} lost.")
+    rows = row_balance(where.run)
+    parts = [f"{rows.accepted} rows were accepted", f"{rows.stored} stored"]
+    if rows.quarantined:
+        parts.append(f"{rows.quarantined} set aside as damaged")
+    if rows.in_log:
+        parts.append(f"{rows.in_log} are in the log for the next start")
+    print(f"Stopped. {', '.join(parts)}, {rows.gone} lost.")
     # Those that a killed worker lost before are no fault of this stop.
-    return EXIT_FAILED if lost > counted["arc_rows_lost_total"] else 0
+    if rows.gone > rows.lost:
+        return EXIT_FAILED
+    return EXIT_IN_LOG if rows.in_log or where.has_log() else 0
 
 
 def _in_a_sentence(seen: Sighting, where: DataDir) -> str:
     if seen.state is State.STOPPED:
         return f"No daemon is running on {where.root}."
-    return f"Daemon of process {seen.pid} on {where.root}: {seen.state.value}."
+    doing = _replay_progress(where) if seen.state is State.STARTING else ""
+    return f"Daemon of process {seen.pid} on {where.root}: {seen.state.value}{doing}."
 
 
-def _status_lines(info: DaemonInfo, counted: Mapping[str, float]) -> list[str]:
+def _replay_progress(where: DataDir) -> str:
+    """How far the workers of a daemon that starts are with their logs; empty if there are none."""
+    from arc.metrics import summary
+
+    counted = summary(where.run)
+    done, total = counted["arc_replay_bytes_done"], counted["arc_replay_bytes"]
+    return f", replaying the log: {done // 10**6} of {total // 10**6} MB" if done < total else ""
+
+
+def _status_lines(info: DaemonInfo, counted: Mapping[str, float], refusal: str | None) -> list[str]:
     started = datetime.datetime.fromisoformat(info.started_at)
     up = datetime.datetime.now(datetime.UTC) - started
     pids = ", ".join(str(worker.pid) for worker in info.workers)
@@ -162,6 +197,7 @@ def _status_lines(info: DaemonInfo, counted: Mapping[str, float]) -> list[str]:
         ("listening on", info.url),
         ("data directory", info.data_dir),
         ("durability", info.durability),
+        ("takes writes", "yes" if refusal is None else f"no: {refusal}"),
         ("supervisor", f"process {info.pid}, version {info.version}"),
         (
             "workers",
@@ -177,26 +213,50 @@ def _scrape(info: DaemonInfo) -> dict[str, float]:
     """The unlabelled samples of `/metrics`, by name.
 
     Raises:
-        OSError: no connection, no answer in time, or none that is HTTP with status 200.
+        OSError: as `_get`, or a status other than 200.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    status, body = _get(info, "/metrics")
+    if status != 200:
+        raise OSError(f"/metrics: status {status}")
+    families = text_string_to_metric_families(body.decode())
+    return {s.name: s.value for family in families for s in family.samples if not s.labels}
+
+
+def _refusal(info: DaemonInfo) -> str | None:
+    """Why the worker that is asked takes no writes; None when it does.
+
+    Raises:
+        OSError: as `_get`, or an answer that is not of this program.
+    """
+    status, body = _get(info, "/ready")
+    if status == 200:
+        return None
+    try:
+        return str(msgspec.json.decode(body, type=dict[str, str])["error"])
+    except (msgspec.DecodeError, KeyError):
+        raise OSError(f"/ready: status {status}") from None
+
+
+def _get(info: DaemonInfo, path: str) -> tuple[int, bytes]:
+    """Status and body of an answer.
+
+    Raises:
+        OSError: no connection, no answer in time, or none that is HTTP.
     """
     import http.client
-
-    from prometheus_client.parser import text_string_to_metric_families
 
     # Not urllib: it would ask the proxy that the environment names.
     connection = http.client.HTTPConnection(info.host, info.port, timeout=HTTP_TIMEOUT_S)
     try:
-        connection.request("GET", "/metrics")
+        connection.request("GET", path)
         response = connection.getresponse()
-        text = response.read().decode()
-        if response.status != http.client.OK:
-            raise OSError(f"status {response.status}")
+        return response.status, response.read()
     except http.client.HTTPException as error:
         raise OSError(f"not HTTP: {error!r}") from error
     finally:
         connection.close()
-    families = text_string_to_metric_families(text)
-    return {s.name: s.value for family in families for s in family.samples if not s.labels}
 
 
 def _options_of_all(

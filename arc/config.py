@@ -30,6 +30,9 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 #: Upper bound of numbers that have none of their own: they stay int64 in every language.
 NO_LIMIT = 2**62
 
+#: A worker's share of the log holds at least this many segments, unless they get this small.
+SEGMENTS_IN_LOG, MIN_SEGMENT_BYTES = 4, 64 * KIB
+
 ENV_PREFIX = "ARC_"
 #: Variables with our prefix that are no settings: the TOML file, and the Python of start.sh.
 OTHER_ENV_NAMES = frozenset({"ARC_CONFIG", "ARC_PYTHON"})
@@ -106,6 +109,49 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             high=1_024,
         ),
     ] = 0
+    durability: Annotated[
+        str,
+        Setting(
+            "",
+            "What a 204 stands for. disk: the rows survive a power cut; page: they survive the "
+            "kill of the daemon; memory: nothing, until they are flushed. One sync covers all "
+            "requests that wait for it, so that the safe level is the default.",
+            choices=("memory", "page", "disk"),
+        ),
+    ] = "disk"
+    log_segment_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "Size of one file of the log, made in advance and used again once all its rows are "
+            "stored. Larger ones are held longer by a few rows that wait, smaller ones are "
+            "changed more often. A worker whose share of log_bytes is below four of them takes "
+            "smaller ones.",
+            low=MIN_SEGMENT_BYTES,
+            high=GIB,
+        ),
+    ] = 64 * MIB
+    log_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "Log of rows that are not stored yet, of the whole daemon, split evenly over its "
+            "workers. Beyond it the oldest rows are flushed at once, and beyond 1.25 times it "
+            "clients are told 503: it bounds the disk that the log takes and the time that a "
+            "start takes to read it, some 40 s at 100 MB/s.",
+            low=4 * MIB,
+        ),
+    ] = 4 * GIB
+    idempotency_window_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "How long an Idempotency-Key is remembered, restarts included. Longer than clients "
+            "commonly retry; each key is kept in memory and on disk meanwhile.",
+            low=1,
+            high=86_400,
+        ),
+    ] = 600.0
     flush_rows: Annotated[
         int,
         Setting(
@@ -248,7 +294,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Setting(
             "seconds",
             "Time for the workers to write what they hold after SIGTERM; then they are killed, "
-            "and at the durability level of memory their rows are lost.",
+            "and at the durability level of memory their rows are lost; at the others they "
+            "are in the log, and the next start stores them.",
             low=0.1,
             high=86_400,
         ),
@@ -280,6 +327,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def worker_memory_bytes(self) -> int:
         """One worker's share of `memory_bytes`."""
         return self.memory_bytes // self.num_workers
+
+    @property
+    def worker_log_bytes(self) -> int:
+        """One worker's share of `log_bytes`."""
+        return self.log_bytes // self.num_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +440,8 @@ def resolve(config: Config) -> Config:
 
     The address becomes numeric, `data_dir` absolute, `workers` a number. A body limit above
     one worker's memory is cut to it: such a body could never be admitted, so its client must
-    hear 413 rather than 503 for ever.
+    hear 413 rather than 503 for ever. Segments are small enough for four of them in a worker's
+    share of the log: one in use is never free, and should not be most of it.
     """
     share = config.worker_memory_bytes // 2  # the other half is for the columns in it
     return msgspec.structs.replace(
@@ -398,6 +451,10 @@ def resolve(config: Config) -> Config:
         workers=config.num_workers,
         max_body_bytes=min(config.max_body_bytes, share),
         max_decompressed_bytes=min(config.max_decompressed_bytes, share),
+        log_segment_bytes=min(
+            config.log_segment_bytes,
+            max(config.worker_log_bytes // SEGMENTS_IN_LOG, MIN_SEGMENT_BYTES),
+        ),
     )
 
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
+from functools import partial
 from urllib.parse import parse_qs
 
 import httptools
@@ -28,7 +28,6 @@ from structlog.typing import FilteringBoundLogger
 from arc.metrics import ShardMetrics
 from arc.write_door import (
     CLIENT_LEFT,
-    DURABILITY,
     Answer,
     WriteDoor,
     WriteHead,
@@ -58,6 +57,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
+    409: "Conflict",
     413: "Content Too Large",
     422: "Unprocessable Content",
     431: "Request Header Fields Too Large",
@@ -111,6 +111,7 @@ class FastDoor:
         self.scratch = bytearray(RECEIVE_BYTES)  # filled and emptied within one callback
         self.scratch_view = memoryview(self.scratch)
         self._answers: list[tuple[asyncio.Transport, bytes]] = []
+        self._durability = f"x-arc-durability: {door.durability}"
         self._date = b""
         self._date_s = 0
 
@@ -130,7 +131,7 @@ class FastDoor:
             f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, 'Error')}",
             "Content-Type: application/json",
             f"Content-Length: {len(answer.body)}",
-            f"x-arc-durability: {DURABILITY}",
+            self._durability,
         ]
         if answer.retry_after_s is not None:
             lines.append(f"Retry-After: {answer.retry_after_s}")
@@ -146,8 +147,8 @@ class FastDoor:
             return
         self._date_s, self._date = now_s, formatdate(now_s, usegmt=True).encode()
         self._no_content = (
-            b"HTTP/1.1 204 No Content\r\nx-arc-durability: "
-            + DURABILITY.encode()
+            b"HTTP/1.1 204 No Content\r\n"
+            + self._durability.encode()
             + b"\r\nDate: "
             + self._date
             + _END_OF_HEAD
@@ -233,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
         self._started_s = 0.0
         self._keep_alive = True
         self._discard = 0  # bytes of a refused body that are still to come
-        self._task: asyncio.Task[None] | None = None  # or nobody would hold it
+        self._stored: asyncio.Future[int] | None = None  # or nobody would hold it
         self._busy = False  # a request is being stored; the next has to wait
         self.deadline_s = 0.0
 
@@ -400,33 +401,34 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             self._fail(error, body)
             return
-        if not isinstance(stored, int):
+        if isinstance(stored, int):
+            self._shared.door.release(len(body))
+            self._answer(204, self._shared.no_content())
+        else:
             self._busy = True
             self.deadline_s = float("inf")
-            self._task = self._shared.loop.create_task(self._wait(stored, body))
-            return
-        self._shared.door.release(len(body))
-        self._answer(204, self._shared.no_content())
+            self._stored = stored
+            stored.add_done_callback(partial(self._on_stored, body))
 
     def _drop_body(self) -> None:
         self._body_view.release()
         self._body, self._body_view, self._head = None, memoryview(b""), None
 
-    async def _wait(self, stored: Coroutine[Any, Any, int], body: bytes) -> None:
-        """Answer a request whose body waits for a thread or for its table."""
-        try:
-            await stored
-        except Exception as error:
-            self._fail(error, body)
-        else:
+    def _on_stored(self, body: bytes, stored: asyncio.Future[int]) -> None:
+        """Answer a request that waited: for the log, for a thread, or for its table."""
+        self._stored = None
+        error = stored.exception()
+        if error is None:
             self._shared.door.release(len(body))
             self._answer(204, self._shared.no_content())
+        else:
+            self._fail(error, body)
         self._busy = False
         if self._pending:
             self._transport.resume_reading()
             self._consume_pending()
 
-    def _fail(self, error: Exception, body: bytes) -> None:
+    def _fail(self, error: BaseException, body: bytes) -> None:
         """Refuse an admitted body, and give its memory back."""
         self._shared.door.release(len(body))
         if not isinstance(error, IngestError):
@@ -518,4 +520,5 @@ def _write_head(headers: dict[bytes, bytes], query: bytes) -> WriteHead:
         database.decode("latin-1"),
         None if encoding is None else encoding.decode("latin-1"),
         None if unit is None else unit.decode("latin-1"),
+        headers.get(b"idempotency-key"),
     )

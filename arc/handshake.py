@@ -2,8 +2,10 @@ r"""What supervisor and worker say to each other, over two pipes.
 
 The supervisor writes one line of JSON, a `WorkerStart`, to the worker's standard input and
 keeps it open: when it ends, the supervisor is gone, and the worker writes what it holds and
-exits. The worker writes `ready\n` to an inherited descriptor once it serves requests. Stopping
-is SIGTERM. Nothing else passes between them.
+exits. The worker writes `ready\n` to an inherited descriptor once it takes requests, which is
+after it has replayed its log, however long that is. Stopping is SIGTERM. The worker exits with 0
+when everything that was accepted is stored, and with `runtime.EXIT_IN_LOG` when its log holds
+some of it for the next start. Nothing else passes between them.
 """
 
 from __future__ import annotations
@@ -27,11 +29,15 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         config: From `config.resolve`, with the port that the supervisor holds.
         shard: Number of this worker, from 0.
         ready_fd: Inherited descriptor for `announce_ready`.
+        others_serving: Whether other workers take requests. Then this one replays its log before
+            it listens, so that no client meets a 503 meanwhile. Otherwise it listens at once,
+            for clients to hear "503, replaying" rather than nothing.
     """
 
     config: Config
     shard: int
     ready_fd: int
+    others_serving: bool = False
 
     def to_line(self) -> bytes:
         """The line that `read_start` reads."""
@@ -52,7 +58,7 @@ def read_start(stdin: BinaryIO) -> WorkerStart:
 
 
 def announce_ready(ready_fd: int) -> None:
-    """Tell the supervisor that this worker serves requests, and close the descriptor."""
+    """Tell the supervisor that this worker takes requests, and close the descriptor."""
     try:
         os.write(ready_fd, READY)
     except BrokenPipeError:

@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from arc import logs
 from arc.config import Config, resolve
-from arc.metrics import all_paths, summary
+from arc.metrics import all_paths, row_balance
 from arc.ports import PortTakenError, hold_port, url_of
 from arc.runtime import DaemonLock, DataDir, DataDirError, LockHeldError, is_alive
 from arc.supervisor import Supervisor
@@ -42,7 +42,7 @@ def serve(config: Config, command: Sequence[str] | None = None) -> int:
         command: Program and arguments of a worker, instead of `arc.worker`.
 
     Returns:
-        Exit status of the process.
+        Exit status of the process, as `Supervisor.run`.
 
     Raises:
         StartError: the data directory or the port cannot be had.
@@ -122,11 +122,11 @@ def _claim_port(config: Config) -> socket.socket:
 
 
 def _clear_run_dir(where: DataDir, log: FilteringBoundLogger) -> None:
-    """Remove what a former daemon left, and say what it lost."""
-    rows = summary(where.run)
-    lost = rows["arc_rows_accepted_total"] - rows["arc_rows_stored_total"]
-    if lost > 0 and where.daemon_json.exists():
-        log.warning("former_daemon_was_killed", rows_lost=lost)
+    """Remove what a former daemon left, and say what became of its rows."""
+    rows = row_balance(where.run)
+    if (rows.gone or rows.in_log) and where.daemon_json.exists():
+        log.warning("former_daemon_was_killed", rows_lost=rows.gone, rows_in_log=rows.in_log)
+    where.forget_keys()
     for path in (where.daemon_json, *all_paths(where.run)):
         path.unlink(missing_ok=True)
 

@@ -12,8 +12,19 @@ import mmap
 import os
 from bisect import bisect_left
 from pathlib import Path
+from typing import NamedTuple
 
-from arc.metrics_table import DOORS, METRICS, OTHER, STATUSES, Kind, Merge, Metric, layout
+from arc.metrics_table import (
+    DOORS,
+    LEVELS,
+    METRICS,
+    OTHER,
+    STATUSES,
+    Kind,
+    Merge,
+    Metric,
+    layout,
+)
 from ingest.instruments import PipelineInstruments
 
 _SLOT_BYTES = 8
@@ -142,9 +153,9 @@ class MetricsFile:
         first = self._layout.first
         return {labels: self.counter(name, *labels) for found, labels in first if found == name}
 
-    def gauge(self, name: str) -> SlotGauge:
-        """A gauge of whole numbers."""
-        return SlotGauge(self._ints, self._layout.first[name, ()])
+    def gauge(self, name: str, *labels: str) -> SlotGauge:
+        """One series of a gauge of whole numbers."""
+        return SlotGauge(self._ints, self._layout.first[name, labels])
 
     def float_gauge(self, name: str) -> SlotFloatGauge:
         """A gauge in seconds."""
@@ -166,7 +177,8 @@ class MetricsFile:
         """What a predecessor was doing when it ended, nobody is doing now."""
         for metric in METRICS:
             if metric.kind is Kind.GAUGE:
-                self._ints[self._layout.first[metric.name, ()]] = 0  # the bits of 0.0, too
+                for labels in metric.series():
+                    self._ints[self._layout.first[metric.name, labels]] = 0  # bits of 0.0, too
 
     def _start_anew(self) -> None:
         for slot in range(self._layout.num_slots):
@@ -183,8 +195,14 @@ class ShardMetrics:
         rows_accepted: As `arc_rows_accepted_total` in `METRICS`, and so the others.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, durability: str = "memory") -> None:
         """Map the file and take over from a predecessor, if there was one.
+
+        `settle` is to be called once what it left in the log is buffered.
+
+        Args:
+            path: `shard_path`.
+            durability: The level that a 204 stands for, one of `LEVELS`.
 
         Raises:
             OSError: no room on the disk, or no rights.
@@ -194,6 +212,8 @@ class ShardMetrics:
         self.rows_accepted = file.counter("arc_rows_accepted_total")
         self.rows_stored = file.counter("arc_rows_stored_total")
         self.rows_buffered = file.gauge("arc_rows_buffered")
+        self.rows_replayed = file.counter("arc_rows_replayed_total")
+        self.rows_quarantined = file.counter("arc_rows_quarantined_total")
         self.rows_lost = file.counter("arc_rows_lost_total")
         self.bytes_received = file.counter("arc_bytes_received_total")
         self.bytes_accepted = file.counter("arc_bytes_accepted_total")
@@ -213,7 +233,13 @@ class ShardMetrics:
         self._rows_rejected = file.counters("arc_rows_rejected_total")
         self._bytes_rejected = file.counters("arc_bytes_rejected_total")
         self.pipeline = self._pipeline()
-        self._count_lost_rows()
+        self._durability = durability
+        self._gap = self._unsettled_rows()
+        self._quarantined_before = self.rows_quarantined.value
+        self._corrupt = file.counter("arc_log_corrupt_total")
+        self._corrupt_before = self._corrupt.value
+        for level in LEVELS:
+            file.gauge("arc_durability", level).set(int(level == durability))
 
     def _pipeline(self) -> PipelineInstruments:
         return PipelineInstruments(
@@ -230,6 +256,24 @@ class ShardMetrics:
             bytes_written=self._file.counter("arc_bytes_written_total"),
             decode_seconds=self._file.histogram("arc_decode_seconds"),
             lock_wait_seconds=self._file.histogram("arc_lock_wait_seconds"),
+            rows_replayed=self.rows_replayed,
+            rows_quarantined=self.rows_quarantined,
+            log_bytes=self._file.gauge("arc_log_bytes"),
+            log_segments=self._file.gauge("arc_log_segments"),
+            log_records=self._file.counter("arc_log_records_total"),
+            log_groups=self._file.counter("arc_log_groups_total"),
+            log_written_bytes=self._file.counter("arc_log_written_bytes_total"),
+            log_write_seconds=self._file.histogram("arc_log_write_seconds"),
+            log_failures=self._file.counter("arc_log_failures_total"),
+            log_read_only=self._file.gauge("arc_log_read_only"),
+            log_corrupt=self._file.counter("arc_log_corrupt_total"),
+            log_torn=self._file.counter("arc_log_torn_total"),
+            replay_bytes_total=self._file.gauge("arc_replay_bytes"),
+            replay_bytes_done=self._file.gauge("arc_replay_bytes_done"),
+            commits=self._file.counter("arc_commits_total"),
+            commit_seconds=self._file.histogram("arc_commit_seconds"),
+            commit_conflicts=self._file.counter("arc_commit_conflicts_total"),
+            keys_repeated=self._file.counter("arc_keys_repeated_total"),
         )
 
     def count_request(self, door: str, status: int, seconds: float) -> None:
@@ -259,18 +303,56 @@ class ShardMetrics:
         self._bytes_rejected[(reason,)].inc(num_bytes)
         self._rows_rejected[(reason,)].inc(rows)
 
+    def settle(self, replayed_rows: int) -> None:
+        """Make the sum exact again, once the replay has buffered what no table held.
+
+        Afterwards accepted = stored + buffered + quarantined + lost. To be called once in the
+        life of a worker, before it takes a request, with 0 if there was nothing to replay.
+
+        What the predecessor, killed at any point, had accepted and not seen stored is the gap.
+        The log knows better than its counters, which come after the deed. What it held for us is
+        what was buffered and what was quarantined meanwhile:
+
+        * more than the gap: the predecessor was killed between the sync of the log and the
+          count; or this daemon never counted these rows, since they are of one before it, or of
+          a shard without a worker. They are accepted now.
+        * less than the gap: it was killed between the commit of a table and the count. They are
+          stored. With a damaged log nobody can tell them from rows that were in the damaged
+          part: they are quarantined, which may say too many and never too few. At the level of
+          memory they were in no log: they are lost, again rather too many than too few.
+
+        A predecessor that was killed while it replayed has stored rows that were never counted
+        as accepted; then the gap is negative, and the same sums hold.
+
+        Args:
+            replayed_rows: Rows that the replay buffered, of this shard and of those it adopted,
+                flushed since or not.
+        """
+        quarantined = self.rows_quarantined.value - self._quarantined_before
+        is_damaged = self._corrupt.value > self._corrupt_before
+        missing = self._gap - replayed_rows - quarantined
+        self._gap = 0
+        if missing < 0:
+            self.rows_accepted.inc(-missing)
+        elif self._durability == "memory":
+            self.rows_lost.inc(missing)
+        elif is_damaged:
+            self.rows_quarantined.inc(missing)
+        else:
+            self.rows_stored.inc(missing)
+
     def close(self) -> None:
         """Unmap the file. No instrument may be used after."""
         self._file.close()
 
-    def _count_lost_rows(self) -> None:
-        """Count what was in the memory of a predecessor that was killed.
+    def _unsettled_rows(self) -> int:
+        """Rows counted as accepted and as nothing else yet; negative: the other way round.
 
         From the counters rather than the gauge of buffered rows: those agree wherever between
-        two updates it was killed.
+        two updates a predecessor was killed.
         """
-        gone = self.rows_accepted.value - self.rows_stored.value - self.rows_lost.value
-        self.rows_lost.inc(max(gone, 0))
+        ended = self.rows_stored.value + self.rows_quarantined.value + self.rows_lost.value
+        return self.rows_accepted.value - ended
 
 
 class SupervisorMetrics:
@@ -347,6 +429,54 @@ def summary(run_dir: Path) -> dict[str, int]:
     totals = Totals(run_dir)
     plain = (m for m in METRICS if not m.labels and m.kind is not Kind.HISTOGRAM)
     return {m.name: int(totals.value(m)) for m in plain if not m.is_float}
+
+
+class RowBalance(NamedTuple):
+    """Where the rows of a daemon are, also after its end, as far as its workers have counted.
+
+    Attributes:
+        accepted: Rows that a 204 covers, or that a replay found.
+        stored: In files that are part of a table.
+        quarantined: In segments of the log that were set aside.
+        lost: With the memory of a worker that was killed, as its successor counted.
+        durability: The level of the daemon; empty if no worker has said it.
+    """
+
+    accepted: int
+    stored: int
+    quarantined: int
+    lost: int
+    durability: str
+
+    @property
+    def left(self) -> int:
+        """Those in memory, which at the levels of page and disk are in the log, too.
+
+        While a shard replays its log, stored rows may be counted before accepted ones: then 0.
+        """
+        return max(0, self.accepted - self.stored - self.quarantined - self.lost)
+
+    @property
+    def in_log(self) -> int:
+        """Those that the next start stores, if the daemon has ended."""
+        return 0 if self.durability == "memory" else self.left
+
+    @property
+    def gone(self) -> int:
+        """Those that nobody has, if the daemon has ended: `lost`, and what its end has cost."""
+        return self.lost + self.left - self.in_log
+
+
+def row_balance(run_dir: Path) -> RowBalance:
+    """Where the rows are that the processes of a folder have counted."""
+    totals = Totals(run_dir)
+    by_name = {metric.name: metric for metric in METRICS}
+    accepted, stored, quarantined, lost = (
+        int(totals.value(by_name[f"arc_rows_{name}_total"]))
+        for name in ("accepted", "stored", "quarantined", "lost")
+    )
+    said = [level for level in LEVELS if totals.value(by_name["arc_durability"], (level,))]
+    return RowBalance(accepted, stored, quarantined, lost, said[-1] if said else "")
 
 
 def _map_file(path: Path, size: int) -> mmap.mmap:

@@ -18,15 +18,19 @@ DOORS = ("msgpack", "other")
 OTHER = "other"
 #: Status codes with a series of their own; any other is counted as "other". 499 stands for a
 #: client that left before it was answered.
-STATUSES = (200, 204, 400, 404, 405, 408, 413, 499, 500, 503)
+STATUSES = (200, 204, 400, 404, 405, 408, 409, 413, 422, 499, 500, 503)
 
 #: Why a request was refused: the reasons of ingest.errors, then those of HTTP.
 REASONS = (
     *("bad_request", "undecodable", "compression", "payload", "name", "column_length"),
     *("value_type", "type_conflict", "time", "too_large", "limit", "overloaded", "storage"),
     *("internal", "not_found", "method", "body_timeout", "disconnected", "bad_http"),
-    *("starting", "stopping", "shard_in_use", OTHER),
+    *("starting", "stopping", "shard_in_use", "read_only", "replaying"),
+    *("key_in_flight", "key_reused", "stale_schema", OTHER),
 )
+
+#: What a 204 may stand for, weakest first; see docs/configuration.md.
+LEVELS = ("memory", "page", "disk")
 
 _REQUEST_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -38,6 +42,15 @@ _DECODE_BUCKETS = (
 )
 _LOCK_BUCKETS = (0.000001, 0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
 _FLUSH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: One group of the log: 0.1 ms is a write into the page cache, 1 s a disk in trouble.
+_LOG_WRITE_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
+    *(0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+_COMMIT_BUCKETS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 #: Close together around the default of flush_age_s and 1.1 times that.
 _AGE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 6.0, 7.5, 10.0, 20.0, 60.0)
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -99,8 +112,14 @@ def _counter(name: str, unit: str, text: str, *labels: tuple[str, tuple[str, ...
     return Metric(f"arc_{name}_total", Kind.COUNTER, unit, text, labels)
 
 
-def _gauge(name: str, unit: str, text: str, merge: Merge = Merge.SUM) -> Metric:
-    return Metric(f"arc_{name}", Kind.GAUGE, unit, text, merge=merge)
+def _gauge(
+    name: str,
+    unit: str,
+    text: str,
+    *labels: tuple[str, tuple[str, ...]],
+    merge: Merge = Merge.SUM,
+) -> Metric:
+    return Metric(f"arc_{name}", Kind.GAUGE, unit, text, labels, merge=merge)
 
 
 def _histogram(
@@ -112,15 +131,18 @@ def _histogram(
 _DOOR = ("door", DOORS)
 _STATUS = ("status", (*map(str, STATUSES), OTHER))
 _REASON = ("reason", REASONS)
+_LEVEL = ("level", LEVELS)
 
 METRICS: tuple[Metric, ...] = (
     _counter("requests", "requests", "Requests answered.", _DOOR, _STATUS),
     _counter("requests_rejected", "requests", "Requests refused, by reason.", _DOOR, _REASON),
     _histogram("request", _REQUEST_BUCKETS, "From the end of the headers to the answer.", _DOOR),
-    _counter("rows_accepted", "rows", "Rows that a 204 covers."),
+    _counter("rows_accepted", "rows", "Rows that a 204 covers, or that a replay found in the log."),
     _counter("rows_rejected", "rows", "Rows decoded and then refused, by reason.", _REASON),
     _counter("rows_stored", "rows", "Rows in files that are part of a table."),
     _gauge("rows_buffered", "rows", "Rows accepted and not yet stored."),
+    _counter("rows_replayed", "rows", "Rows that a replay read from the log and buffered again."),
+    _counter("rows_quarantined", "rows", "Rows of the log that were set aside as damaged."),
     _counter("rows_lost", "rows", "Rows that were in the memory of a worker that was killed."),
     _counter("bytes_received", "bytes", "Request bodies read, as on the wire."),
     _counter("bytes_accepted", "bytes", "Request bodies that a 204 covers, as on the wire."),
@@ -137,17 +159,40 @@ METRICS: tuple[Metric, ...] = (
     _histogram("flush_age", _AGE_BUCKETS, "Age of the oldest row of a flush once it is stored."),
     _counter("files_written", "files", "Parquet files that are part of a table."),
     _counter("bytes_written", "bytes", "Bytes of those files."),
+    _counter("commits", "commits", "Transactions of tables."),
+    _histogram("commit", _COMMIT_BUCKETS, "From the lock of a table to its durable transaction."),
+    _counter(
+        "commit_conflicts", "commits", "Times that another took the version of a table first."
+    ),
+    _counter("log_records", "requests", "Requests appended to the log."),
+    _counter("log_groups", "groups", "Groups of requests written to the log at once."),
+    _counter("log_written_bytes", "bytes", "Bytes of those groups."),
+    _histogram("log_write", _LOG_WRITE_BUCKETS, "Write and sync of one group of the log."),
+    _counter("log_failures", "failures", "Groups that the disk refused, and segments not opened."),
+    _gauge("log_read_only", "workers", "Workers whose log takes nothing at present."),
+    _gauge("log_bytes", "bytes", "Log segments that hold rows which are not stored."),
+    _gauge("log_segments", "segments", "Number of those segments."),
+    _counter("log_corrupt", "places", "Corrupt places found in the log, with records behind them."),
+    _counter("log_torn", "segments", "Log segments whose torn end was cut."),
+    _gauge("replay_bytes", "bytes", "Log that the replay at the start has to read."),
+    _gauge("replay_bytes_done", "bytes", "Log that it has read."),
+    _counter(
+        "keys_repeated", "requests", "Requests with a known key, answered and not stored again."
+    ),
+    _gauge("durability", "-", "1 at the level that a 204 stands for.", _LEVEL, merge=Merge.MAX),
     _histogram("loop_lag", _LAG_BUCKETS, "How late the event loop runs what is due."),
     _gauge(
         "loop_lag_max_seconds",
         "seconds",
         "Longest event-loop lag of any worker within the last 10 to 20 s.",
-        Merge.MAX,
+        merge=Merge.MAX,
     ),
     _gauge("workers_up", "workers", "Workers that are ready."),
     _gauge("workers_wanted", "workers", "Workers that there should be."),
     _counter("worker_restarts", "restarts", "Workers started in place of one that ended."),
-    _gauge("start_time_seconds", "seconds", "When the daemon started, since 1970.", Merge.MAX),
+    _gauge(
+        "start_time_seconds", "seconds", "When the daemon started, since 1970.", merge=Merge.MAX
+    ),
 )
 
 #: Slots of a file before the first series.

@@ -18,7 +18,13 @@ from pathlib import Path
 
 import msgspec
 
+#: Exit status of a worker, and of the daemon, that left acknowledged rows in its log.
+EXIT_IN_LOG = 3
+
 _STOPPING = b"stopping"
+
+#: In the folder `run`: written when every worker is ready, removed at the end.
+DAEMON_JSON = "daemon.json"
 
 
 class DataDirError(Exception):
@@ -42,7 +48,7 @@ class DataDir:
         self.state = self.root / ".arc"
         self.run = self.state / "run"
         self.lock = self.state / "daemon.lock"
-        self.daemon_json = self.run / "daemon.json"
+        self.daemon_json = self.run / DAEMON_JSON
 
     def prepare(self) -> None:
         """Make the folders, readable by this user only, and try to write in them.
@@ -57,6 +63,18 @@ class DataDir:
                     pass
             except OSError as error:
                 raise DataDirError(f"cannot write in {folder}: {error.strerror}") from error
+
+    def has_log(self) -> bool:
+        """Whether the log of some shard may hold rows that are in no table yet."""
+        return any(self.state.glob("shards/*/log/[0-9]*.log"))
+
+    def forget_keys(self) -> None:
+        """Remove the idempotency keys that the workers of a former daemon shared.
+
+        Those that still count are in the logs, from which the next workers restore them.
+        """
+        for path in self.run.glob("keys.db*"):
+            path.unlink(missing_ok=True)
 
 
 class WorkerEntry(msgspec.Struct, frozen=True):

@@ -20,13 +20,17 @@ from structlog.typing import FilteringBoundLogger
 from arc.banner import banner
 from arc.child import Child, describe_exit
 from arc.config import Config
-from arc.metrics import SupervisorMetrics, summary, supervisor_path
+from arc.metrics import SupervisorMetrics, row_balance, supervisor_path
 from arc.ports import url_of
-from arc.runtime import DaemonInfo, DaemonLock, DataDir, WorkerEntry, write_daemon_info
+from arc.runtime import (
+    EXIT_IN_LOG,
+    DaemonInfo,
+    DaemonLock,
+    DataDir,
+    WorkerEntry,
+    write_daemon_info,
+)
 from arc.version import VERSION
-
-#: What a 204 rests on. See docs/configuration.md.
-DURABILITY = "memory"
 
 #: A worker that lived this long ended for a new reason: it is restarted at once again.
 STABLE_S = 10.0
@@ -64,15 +68,24 @@ class Supervisor:
         self._ready: dict[int, Child] = {}  # by shard: those of them that serve
         self._stopping = asyncio.Event()
         self._announced = False  # all workers were ready at one time
-        self._failed = False  # a worker gave up at the start, or did not stop in order
+        self._failed = False  # a worker gave up at the start, or lost rows at the end
+        self._left_in_log = False  # a worker ended before all that it had accepted was stored
 
     async def run(self) -> int:
         """Run the daemon to its end.
 
         Returns:
-            Exit status: 0 when every worker wrote what it held, else 1.
+            Exit status: 0 when everything that was accepted is stored; `EXIT_IN_LOG` when the
+            log holds some of it for the next start; 1 when a worker could not start, or when
+            something was lost or may have been.
         """
         self._listen_to_signals()
+        self._log.info(
+            "starting",
+            url=url_of(self._config.host, self._config.port),
+            workers=self._config.workers,
+            durability=self._config.durability,
+        )
         self._metrics.start_time.set(self._started_at.timestamp())
         self._metrics.workers_wanted.set(self._config.workers)
         keepers = [asyncio.create_task(self._keep(n)) for n in range(self._config.workers)]
@@ -84,9 +97,9 @@ class Supervisor:
             await self._drain(keepers)
         finally:
             self._where.daemon_json.unlink(missing_ok=True)
-        self._report_end()
+        status = self._report_end()
         self._metrics.close()
-        return int(self._failed)
+        return status
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -122,7 +135,13 @@ class Supervisor:
     async def _run_one(self, shard: int) -> None:
         """From a worker's start to its end."""
         try:
-            child = await Child.start(self._command, self._config, shard, self._lock.fd)
+            child = await Child.start(
+                self._command,
+                self._config,
+                shard,
+                self._lock.fd,
+                others_serving=bool(self._ready),
+            )
         except OSError as error:  # no memory or no process ids now
             self._log.error("worker_not_started", shard=shard, error=str(error))
             return
@@ -166,13 +185,10 @@ class Supervisor:
     def _on_end(self, child: Child, status: int) -> None:
         was_ready = self._ready.pop(child.shard, None) is not None
         self._metrics.workers_up.set(len(self._ready))
-        fields = {"shard": child.shard, "pid": child.pid, "end": describe_exit(status)}
-        fields["seconds"] = round(child.age_s, 3)
+        fields: dict[str, object] = {"shard": child.shard, "pid": child.pid}
+        fields |= {"end": describe_exit(status), "seconds": round(child.age_s, 3)}
         if self._stopping.is_set():
-            # One that was not ready has accepted nothing: any end is in order.
-            in_order = status == 0 or not was_ready
-            self._failed |= not in_order
-            (self._log.info if in_order else self._log.error)("worker_stopped", **fields)
+            self._on_stopped(status, was_ready, fields)
         elif not self._announced and status >= 0:
             # It found a reason not to start, and would find it again.
             self._log.error("worker_failed_to_start", **fields)
@@ -180,6 +196,18 @@ class Supervisor:
             self._stop()
         else:
             self._log.error("worker_died", **fields)
+
+    def _on_stopped(self, status: int, was_ready: bool, fields: dict[str, object]) -> None:
+        """A worker ended that was to end."""
+        if status == 0 or not was_ready:
+            # One that was not ready has accepted nothing: any end is in order.
+            self._log.info("worker_stopped", **fields)
+        elif status == EXIT_IN_LOG or (status < 0 and self._config.durability != "memory"):
+            self._left_in_log = True
+            self._log.warning("worker_stopped", **fields)
+        else:
+            self._failed = True
+            self._log.error("worker_stopped", **fields)
 
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
         """Stop every worker: in order if they can, by force when the time is up."""
@@ -199,12 +227,24 @@ class Supervisor:
         for child in self._running.values():
             child.kill()
 
-    def _report_end(self) -> None:
-        rows = summary(self._where.run)
-        accepted, stored = rows["arc_rows_accepted_total"], rows["arc_rows_stored_total"]
-        (self._log.error if self._failed else self._log.info)(
-            "stopped", rows_accepted=accepted, rows_stored=stored, rows_lost=accepted - stored
+    def _report_end(self) -> int:
+        """Say where the rows are, and return the exit status."""
+        rows = row_balance(self._where.run)
+        # What a killed worker lost, and its successor counted, is no fault of this end.
+        failed = self._failed or rows.gone > rows.lost
+        in_log = self._left_in_log or rows.in_log > 0 or self._where.has_log()
+        status = 1 if failed else EXIT_IN_LOG if in_log else 0
+        tell = self._log.error if failed else self._log.warning if in_log else self._log.info
+        tell(
+            "stopped",
+            rows_accepted=rows.accepted,
+            rows_stored=rows.stored,
+            rows_quarantined=rows.quarantined,
+            rows_in_log=rows.in_log,
+            rows_lost=rows.gone,
+            status=status,
         )
+        return status
 
     def _info(self) -> DaemonInfo:
         return DaemonInfo(
@@ -215,6 +255,6 @@ class Supervisor:
             workers=[WorkerEntry(n, self._ready[n].pid) for n in sorted(self._ready)],
             started_at=self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
             version=VERSION,
-            durability=DURABILITY,
+            durability=self._config.durability,
             data_dir=self._config.data_dir,
         )

@@ -1,8 +1,9 @@
 """One shard: a process with an event loop, a pipeline behind it and a port before it.
 
 Started by the supervisor as `python -m arc.worker`; see `arc.handshake` for what they say to
-each other. SIGTERM, or the end of standard input, makes it drain: no new request is taken, those
-under way are answered, everything accepted is stored, and the process exits with 0.
+each other. Before it takes a request, it replays the log of its shard. SIGTERM, or the end of
+standard input, makes it drain: no new request is taken, those under way are answered, everything
+accepted is stored, and the process exits with 0.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from arc.logs import configure
 from arc.memory import settle_garbage_collector, tune_heap
 from arc.metrics import ShardMetrics, shard_path
 from arc.ports import listen
-from arc.runtime import DataDir
+from arc.runtime import EXIT_IN_LOG, DataDir
 from arc.write_door import WriteDoor
 from ingest.arrow_writer import WriterSettings
 from ingest.kernels.__main__ import warm_all
 from ingest.limits import Limits
 from ingest.parquet import Compression
-from ingest.pipeline import Pipeline, PipelineSettings
+from ingest.pipeline import Durability, Pipeline, PipelineSettings
 
 #: A flush takes at most this part of a worker's memory, and 1.5 times that to work in: two run
 #: beside full buffers. Of 512 MiB that is 1.1 M rows of 60 bytes.
@@ -74,6 +75,11 @@ def pipeline_settings(config: Config, shard: int) -> PipelineSettings:
                 2 * config.max_decompressed_bytes, config.worker_memory_bytes // 2
             ),
         ),
+        durability=cast("Durability", config.durability),
+        num_shards=config.workers,
+        log_segment_bytes=config.log_segment_bytes,
+        log_bytes=config.worker_log_bytes,
+        idempotency_window_s=config.idempotency_window_s,
     )
 
 
@@ -81,7 +87,10 @@ class Worker:
     """The parts of one shard's process, started and stopped in order.
 
     Attributes:
-        running: Between `start` and the end of `stop`.
+        pipeline: The shard.
+        door: The rules of a write.
+        metrics: What this process counts.
+        running: Between `listen` and the end of `stop`.
     """
 
     def __init__(self, config: Config, shard: int, log: FilteringBoundLogger) -> None:
@@ -94,17 +103,21 @@ class Worker:
         self._log = log
         self._loop = asyncio.get_running_loop()
         run_dir = DataDir(config.data_dir).run
-        metrics = ShardMetrics(shard_path(run_dir, shard))
+        metrics = ShardMetrics(shard_path(run_dir, shard), config.durability)
         metrics.memory_limit_bytes.set(config.worker_memory_bytes)
         self._probe = LagProbe(self._loop, metrics.loop_lag, metrics.loop_lag_max)
         self.pipeline = Pipeline(pipeline_settings(config, shard), metrics.pipeline, log=log)
         self.door = WriteDoor(
-            self.pipeline, metrics, config.max_body_bytes, config.max_decompressed_bytes
+            self.pipeline,
+            metrics,
+            config.max_body_bytes,
+            config.max_decompressed_bytes,
+            config.durability,
         )
         self._runner = web.AppRunner(
             build_app(
                 WriteHandler(self.door, metrics, config.body_timeout_s),
-                StatusHandlers(self.pipeline, self.door, run_dir, shard),
+                StatusHandlers(self.pipeline, self.door, run_dir, shard, config.durability),
                 metrics,
                 log,
             ),
@@ -114,18 +127,29 @@ class Worker:
             keepalive_timeout=config.keepalive_s,
             shutdown_timeout=config.shutdown_timeout_s / 4,
         )
-        self._metrics = metrics
+        self.metrics = metrics
         self.running = False
 
-    async def start(self, listener: socket.socket) -> None:
+    async def recover(self) -> None:
+        """Bring back what predecessors of this shard had accepted; until then, 503.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        self.pipeline.start()
+        recovered = await self.pipeline.recover()
+        self.metrics.settle(recovered.rows)
+        if recovered.files_removed:
+            self._log.info("uncommitted_files_removed", files=recovered.files_removed)
+
+    async def listen(self, listener: socket.socket) -> None:
         """Take requests from a listening socket."""
         await self._runner.setup()
         assert self._runner.server is not None
         config = self._config
-        self.pipeline.start()
         self._fast = FastDoor(
             self.door,
-            self._metrics,
+            self.metrics,
             WRITE_PATH.encode(),
             Timeouts(config.header_timeout_s, config.body_timeout_s, config.keepalive_s),
             self._runner.server,
@@ -160,12 +184,34 @@ async def _serve(start: WorkerStart, log: FilteringBoundLogger) -> int:
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the supervisor decides
     call_when_alone(loop, sys.stdin.fileno(), stop.set)
     worker = Worker(start.config, start.shard, log)
-    await worker.start(listen(start.config.host, start.config.port))
+    if not await _begin(worker, start, stop):
+        return EXIT_IN_LOG  # nothing was accepted, and what was replayed is still there
     settle_garbage_collector()
     announce_ready(start.ready_fd)
     await stop.wait()
     await worker.stop()
     return 0
+
+
+async def _begin(worker: Worker, start: WorkerStart, stop: asyncio.Event) -> bool:
+    """Recover and listen. False: it was told to stop meanwhile.
+
+    A worker that replaces a dead one recovers first, so that its clients go to the others. At the
+    start of the daemon there are no others, and whoever asks is told how far the replay is.
+    """
+    address = start.config.host, start.config.port
+    if not start.others_serving:
+        await worker.listen(listen(*address))
+    recovery = asyncio.ensure_future(worker.recover())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([recovery, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not recovery.done():
+        return False
+    recovery.result()
+    if start.others_serving:
+        await worker.listen(listen(*address))
+    return True
 
 
 if __name__ == "__main__":

@@ -1,31 +1,33 @@
 """What a write request means, whichever HTTP server read it.
 
-In: the parts of a request that matter (`WriteHead`) and its body. Out: rows in the pipeline, or
-an error that says what to answer. Knows headers and status codes, but no server, so that the
-fast door and aiohttp share every rule.
+In: the parts of a request that matter (`WriteHead`) and its body. Out: rows that the pipeline
+has, at the level of durability that it runs at, or an error that says what to answer. Knows
+headers and status codes, but no server, so that the fast door and aiohttp share every rule.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import msgspec
 
-from arc.body import decompress
 from arc.metrics import ShardMetrics
 from ingest.columns import ColumnBatch
+from ingest.decompress import decompress
 from ingest.errors import IngestError, OverloadedError, PayloadError, TooLargeError
+from ingest.idempotency import body_digest
 from ingest.limits import Limits
+from ingest.log_format import Format, RecordHead
 from ingest.msgpack_decoder import decode
 from ingest.paths import check_database
 from ingest.pipeline import Pipeline
 from ingest.timestamps import TimeUnit
 
 DEFAULT_DATABASE = "default"
-DURABILITY = "memory"
+
+MAX_KEY_BYTES = 64
 
 #: Counted, and never sent: the client left before it was answered. nginx has the same word.
 CLIENT_LEFT = 499
@@ -43,14 +45,18 @@ class WriteHead(msgspec.Struct, frozen=True, gc=False):
         database: Where the rows go.
         content_encoding: As sent, empty when absent.
         time_unit: Of the time columns; None: told from the values.
+        key: Header Idempotency-Key, 1 to 64 bytes; empty when absent.
     """
 
     database: str
     content_encoding: str
     time_unit: TimeUnit | None
+    key: bytes = b""
 
 
-def read_head(database: str | None, content_encoding: str | None, unit: str | None) -> WriteHead:
+def read_head(
+    database: str | None, content_encoding: str | None, unit: str | None, key: bytes | None = None
+) -> WriteHead:
     """Check what a request says about its body.
 
     Args:
@@ -58,9 +64,10 @@ def read_head(database: str | None, content_encoding: str | None, unit: str | No
             the default one.
         content_encoding: Header, None when absent.
         unit: Header x-arc-time-unit, None when absent.
+        key: Header Idempotency-Key, None when absent.
 
     Raises:
-        PayloadError: a unit that is none.
+        PayloadError: a unit that is none, or a key that is empty or too long.
         InvalidNameError: a database name that cannot be stored.
     """
     if database:
@@ -69,7 +76,14 @@ def read_head(database: str | None, content_encoding: str | None, unit: str | No
         database or DEFAULT_DATABASE,
         content_encoding or "",
         None if unit is None else _time_unit(unit),
+        b"" if key is None else _key(key),
     )
+
+
+def _key(key: bytes) -> bytes:
+    if not 1 <= len(key) <= MAX_KEY_BYTES:
+        raise PayloadError(f"header Idempotency-Key: {len(key)} bytes, wanted 1 to {MAX_KEY_BYTES}")
+    return key
 
 
 def _time_unit(text: str) -> TimeUnit:
@@ -109,6 +123,7 @@ class WriteDoor:
     """The way of a columnar MessagePack body into one shard.
 
     Attributes:
+        durability: What a 204 of this door stands for.
         stopping: Set when the process drains: every further request is told 503.
     """
 
@@ -118,12 +133,14 @@ class WriteDoor:
         metrics: ShardMetrics,
         max_body_bytes: int,
         max_decompressed_bytes: int,
+        durability: str,
     ) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._max_decompressed_bytes = max_decompressed_bytes
         self._threads = ThreadPoolExecutor(1, "arc-decode")
+        self.durability = durability
         self.stopping = False
 
     @property
@@ -154,58 +171,84 @@ class WriteDoor:
         self._pipeline.budget.give_back(num_bytes)
         self._metrics.bytes_in_flight.add(-num_bytes)
 
-    def store(self, head: WriteHead, body: bytes) -> int | Coroutine[Any, Any, int]:
+    def store(self, head: WriteHead, body: bytes) -> int | asyncio.Future[int]:
         """Store the rows of an admitted body: at once if nothing has to be waited for.
 
         Returns:
-            How many rows were accepted. Or, for the few bodies that want a thread or a change of
-            their table, what to await for that number; it raises as this does.
+            How many rows were accepted. Or what to await for that number: the log, and for a few
+            a thread or a change of their table; it fails as this does. It goes on when nobody
+            waits any more, so it must not be cancelled.
 
         Raises:
             IngestError: what `answer_to` turns into an answer. No row was accepted.
         """
+        if head.key:
+            return asyncio.ensure_future(self._store_once(head, body))
         if len(body) > INLINE_BYTES:
-            return self._decode_and_store(head, body)
-        batches = self._decode(head, body)
+            return asyncio.ensure_future(self._decode_and_write(head, body, b""))
+        return self._write(head, body, *self._decode(head, body))
+
+    async def _store_once(self, head: WriteHead, body: bytes) -> int:
+        """Store a body unless its key was stored before. Of a repetition, no row is accepted."""
+        loop, keys = asyncio.get_running_loop(), self._pipeline.keys
+        if len(body) > INLINE_BYTES:
+            digest = await loop.run_in_executor(
+                self._threads, body_digest, head.database, head.time_unit, body
+            )
+        else:
+            digest = body_digest(head.database, head.time_unit, body)
+        if not keys.begin(head.key, digest):
+            self._metrics.pipeline.keys_repeated.inc()
+            return 0
         try:
-            rows = self._pipeline.write_at_once(head.database, batches)
-        except IngestError as error:
-            raise _with_rows(error, batches) from None
-        if rows is None:
-            return self._store_waiting(head, body, batches)
-        self._metrics.bytes_accepted.inc(len(body))
-        return rows
+            return await self._decode_and_write(head, body, digest)
+        except Exception:  # also of a defect: nothing of the request was kept
+            keys.abandon(head.key)
+            raise
 
-    async def _decode_and_store(self, head: WriteHead, body: bytes) -> int:
-        loop = asyncio.get_running_loop()
-        batches = await loop.run_in_executor(self._threads, self._decode, head, body)
-        return await self._store_waiting(head, body, batches)
+    async def _decode_and_write(self, head: WriteHead, body: bytes, digest: bytes) -> int:
+        if len(body) > INLINE_BYTES:
+            loop = asyncio.get_running_loop()
+            decoded = await loop.run_in_executor(self._threads, self._decode, head, body)
+        else:
+            decoded = self._decode(head, body)
+        stored = self._write(head, body, *decoded, digest)
+        return stored if isinstance(stored, int) else await stored
 
-    async def _store_waiting(self, head: WriteHead, body: bytes, batches: list[ColumnBatch]) -> int:
+    def _write(
+        self,
+        head: WriteHead,
+        body: bytes,
+        arrival_us: int,
+        batches: Sequence[ColumnBatch],
+        digest: bytes = b"",
+    ) -> int | asyncio.Future[int]:
+        record = RecordHead(Format.MSGPACK, head.database, head.time_unit, arrival_us, head.key)
         try:
-            rows = await self._pipeline.write(head.database, batches)
+            stored = self._pipeline.write(record, body, batches, digest)
         except IngestError as error:
-            raise _with_rows(error, batches) from None
+            error.num_rows = _num_rows(batches)
+            raise
         self._metrics.bytes_accepted.inc(len(body))
-        return rows
+        return stored
 
-    def _decode(self, head: WriteHead, body: bytes) -> list[ColumnBatch]:
+    def _decode(self, head: WriteHead, body: bytes) -> tuple[int, list[ColumnBatch]]:
+        """When the body arrived, microseconds, and what is in it."""
         clock = self._pipeline.clock
         started_s = clock.monotonic_s()
         if not body:
             raise PayloadError("the body is empty")
+        arrival_us = clock.now_us()
         body = decompress(body, head.content_encoding, self._max_decompressed_bytes)
-        batches = decode(body, clock.now_us(), self.limits, head.time_unit)
+        batches = decode(body, arrival_us, self.limits, head.time_unit)
         self._metrics.bytes_decoded.inc(len(body))
         self._metrics.pipeline.decode_seconds.observe(clock.monotonic_s() - started_s)
-        return batches
+        return arrival_us, batches
 
     def close(self) -> None:
         """End the decode thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _with_rows(error: IngestError, batches: list[ColumnBatch]) -> IngestError:
-    """Note in a refusal how many rows it is about."""
-    error.num_rows = sum(batch.num_rows for batch in batches)
-    return error
+def _num_rows(batches: Sequence[ColumnBatch]) -> int:
+    return sum([batch.num_rows for batch in batches])

@@ -18,9 +18,11 @@ from ingest.arrow_writer import WriterSettings
 from ingest.columns import ColumnBatch
 from ingest.instruments import null
 from ingest.limits import Limits
+from ingest.log_format import Format, RecordHead
 from ingest.msgpack_decoder import decode
 from ingest.pipeline import Pipeline, PipelineSettings
 
+HEAD = RecordHead(Format.MSGPACK, "bench", None, 0)
 REQUESTS = 1_000
 ROWS = 1_000
 
@@ -38,15 +40,24 @@ class Fresh:
         if self._last is not None:
             self._last.close()
         settings = PipelineSettings(
-            self._folder, 0, 2**40, 0, WriterSettings(flush_rows=2**40), Limits()
+            self._folder, 0, 2**40, 0, WriterSettings(flush_rows=2**40), Limits(), "memory"
         )
-        self._last = Pipeline(settings, null())
-        asyncio.run(self._last.write("bench", self._batches))
+        self._last = asyncio.run(self._opened(settings))
         return self._last
+
+    async def _opened(self, settings: PipelineSettings) -> Pipeline:
+        pipeline = Pipeline(settings, null())
+        pipeline.start()
+        await pipeline.recover()
+        first = pipeline.write(HEAD, b"", self._batches)
+        assert not isinstance(first, int)
+        await first
+        return pipeline
 
     def accept(self, pipeline: Pipeline) -> int:
         """Accept the same request many times; how many rows that were."""
-        return sum(pipeline.write_at_once("bench", self._batches) or 0 for _ in range(REQUESTS))
+        accepted = (pipeline.write(HEAD, b"", self._batches) for _ in range(REQUESTS))
+        return sum(rows for rows in accepted if isinstance(rows, int))
 
 
 def benches(folder: str) -> list[Bench]:

@@ -54,7 +54,8 @@ class Server:
             listener = socket.create_server(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
             self.clock = time.pthread_getcpuclockid(threading.get_ident())
-            await worker.start(listener)
+            await worker.recover()
+            await worker.listen(listener)
             self._ready.set()
             await asyncio.Event().wait()
 

@@ -1,9 +1,10 @@
 """Batches into buffers, and buffers into files: the middle of the pipeline.
 
-`write` makes a request's batches fit their tables and appends them, all or none. A flush task
+`write` makes a request's batches fit their tables and takes the memory for them, all or none;
+`keep` appends them, once the log has the request and nothing can go wrong any more. A flush task
 takes what is due from the buffers and has threads build and store it (`_flush_records`). What is
-taken stays owned by its flush until a file holds it: a flush that fails is tried again, and
-nothing is ever dropped while the process lives.
+taken stays owned by its flush until a file of its table holds it: a flush that fails is tried
+again, and nothing is ever dropped while the process lives.
 
 This module decides when and in which order; how rows become a table (`table_build`), bytes
 (`parquet`) and a file of the table (`table_log`) is below it.
@@ -12,7 +13,7 @@ This module decides when and in which order; how rows become a table (`table_bui
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 
@@ -25,9 +26,10 @@ from ingest.buffer import MeasurementBuffer, Taken
 from ingest.catalog import Catalog
 from ingest.clock import Clock
 from ingest.columns import ColumnBatch
-from ingest.errors import IngestError, LimitError, TooLargeError
+from ingest.errors import IngestError, LimitError, StaleSchemaError, TooLargeError
 from ingest.instruments import PipelineInstruments
 from ingest.limits import Limits
+from ingest.lsn import epoch_of, seq_of
 from ingest.paths import HOUR_US, LogRange, TableId, file_name, hour_dir, table_dir
 from ingest.schema import NO_TABLE, TableSchema, cast, fit
 from ingest.store import LocalStore, StagedFile
@@ -50,7 +52,7 @@ PRESSURE = 0.5
 FLUSH_WORKING_SHARE = 1.5
 
 RETRY_FIRST_S = 0.1
-RETRY_MAX_S = 5.0
+RETRY_MAX_S = 2.0
 
 
 class WriterSettings(msgspec.Struct, frozen=True):
@@ -71,6 +73,17 @@ class WriterSettings(msgspec.Struct, frozen=True):
     compression: parquet.Compression = "lz4"
 
 
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """The batches of one request, which fit their tables, and the memory that is theirs.
+
+    Whoever has one hands it to `ArrowWriter.keep` or to `ArrowWriter.give_back`.
+    """
+
+    fitted: Sequence[tuple[MeasurementBuffer, ColumnBatch]]
+    num_rows: int
+    nbytes: int
+
+
 class ArrowWriter:
     """Buffers of one shard and the task that flushes them. Lives on one event loop.
 
@@ -80,6 +93,9 @@ class ArrowWriter:
     Attributes:
         flushes: Those under way, each owning the rows that it took.
         mean_flush_s: What a flush takes lately, from hand-over to stored.
+        last_lsn: Log sequence number of the latest request that was kept.
+        on_stored: Called after every flush that succeeded.
+        hurried: Flush the oldest rows at once, whatever their age: they pin the log.
     """
 
     def __init__(
@@ -87,7 +103,6 @@ class ArrowWriter:
         settings: WriterSettings,
         limits: Limits,
         shard: int,
-        epoch: int,
         catalog: Catalog,
         store: LocalStore,
         table_log: TableLog,
@@ -99,7 +114,6 @@ class ArrowWriter:
         self._settings = settings
         self._limits = limits
         self._shard = shard
-        self._epoch = epoch
         self._catalog = catalog
         self._store = store
         self._table_log = table_log
@@ -107,11 +121,13 @@ class ArrowWriter:
         self._instruments = instruments
         self._clock = clock
         self._log = log
-        self._next_seq = 1
+        self.last_lsn = 0
+        self.hurried = False
+        self.on_stored: Callable[[], None] = _nothing
         self._buffers: dict[TableId, MeasurementBuffer] = {}
         self._waiting: dict[TableId, MeasurementBuffer] = {}  # not empty; oldest rows first
         self._full: dict[TableId, MeasurementBuffer] = {}  # those with flush_rows or more
-        self._flushing: set[TableId] = set()
+        self._flushing: dict[TableId, Taken] = {}  # by table, at most one each
         self._running = 0  # flushes in their first try
         self.flushes: set[asyncio.Task[None]] = set()
         self.mean_flush_s = 0.0
@@ -122,8 +138,10 @@ class ArrowWriter:
 
     # --- a request ---------------------------------------------------------------------------
 
-    def write(self, database: str, batches: Sequence[ColumnBatch]) -> int | None:
+    def write(self, database: str, batches: Sequence[ColumnBatch]) -> Accepted | None:
         """Accept the batches of one request, all or none, if their tables can take them as is.
+
+        They have their memory then, and can be kept at any later time: schemas only widen.
 
         HOT, once a request, and no coroutine for that: 3 µs of 38 were tasks and awaits that
         never waited (docs/profiling/2026-11-20-http-front.md).
@@ -133,8 +151,7 @@ class ArrowWriter:
             batches: At least one.
 
         Returns:
-            How many rows were accepted: they are in memory, and a flush will store them. None:
-            none was, since a table has to change first; `write_evolving` does both.
+            None: a table has to change first; `write_evolving` does both.
 
         Raises:
             PayloadError: a name, a value or a type that a table cannot take.
@@ -145,14 +162,30 @@ class ArrowWriter:
         for batch in batches:
             self._check_hours(batch)
         fitted = self._fit_known(database, batches)
-        return None if fitted is None else self._append(fitted)
+        return None if fitted is None else self._take_memory(fitted)
 
-    async def write_evolving(self, database: str, batches: Sequence[ColumnBatch]) -> int:
-        """Change the tables that cannot take the batches, then accept them.
+    async def write_evolving(self, database: str, batches: Sequence[ColumnBatch]) -> Accepted:
+        """Change the tables that cannot take the batches, durably, then accept them.
 
         Only for batches that `write` has just answered None for; errors as there.
         """
-        return self._append(await self._fit_evolving(database, batches))
+        return self._take_memory(await self._fit_evolving(database, batches))
+
+    async def write_again(self, database: str, batches: Sequence[ColumnBatch]) -> Accepted:
+        """Accept batches of a request that was accepted before, by a process that is no more.
+
+        Neither limits nor memory refuse it, since its client was told 204.
+
+        Raises:
+            ClientError: a table does not take it, which means that the catalog was lost.
+            StorageError: the catalog cannot be read or written.
+        """
+        fitted = self._fit_known(database, batches)
+        if fitted is None:
+            fitted = await self._fit_evolving(database, batches)
+        accepted = _accepted(fitted)
+        self._budget.force(accepted.nbytes)
+        return accepted
 
     def _check_hours(self, batch: ColumnBatch) -> None:
         first_us, last_us = batch.range_us
@@ -234,35 +267,63 @@ class ArrowWriter:
             if buffer is not None and buffer.schema is NO_TABLE:
                 del self._buffers[table]
 
-    def _append(self, fitted: Sequence[tuple[MeasurementBuffer, ColumnBatch]]) -> int:
-        # No await in here: a handler cancelled by its client must never leave half a request.
-        nbytes = sum([batch.nbytes for _, batch in fitted])
-        if nbytes > self._budget.limit_bytes // 2:
+    def _take_memory(self, fitted: Sequence[tuple[MeasurementBuffer, ColumnBatch]]) -> Accepted:
+        accepted = _accepted(fitted)
+        if accepted.nbytes > self._budget.limit_bytes // 2:
             # The other half is for the body itself: this would be told to come back for ever.
             raise TooLargeError(
-                f"the columns of the request take {nbytes} bytes, which",
+                f"the columns of the request take {accepted.nbytes} bytes, which",
                 self._budget.limit_bytes // 2,
                 "half of a worker's share of ARC_MEMORY_BYTES",
             )
-        self._budget.take(nbytes)
+        self._budget.take(accepted.nbytes)
+        return accepted
+
+    def give_back(self, accepted: Accepted) -> None:
+        """Let go of what was accepted and could not be logged."""
+        self._budget.give_back(accepted.nbytes)
+
+    def keep(self, accepted: Accepted, lsn: int, again: bool = False) -> None:
+        """Append what was accepted to its buffers: a flush will store it.
+
+        Args:
+            accepted: By `write` or one of its kin, and not given back.
+            lsn: Log sequence number of the request, higher than that of every request before.
+            again: The rows were counted as accepted by a process that is no more.
+        """
+        # No await in here, and nothing that fails: half a request must never be kept.
         now_s = self._clock.monotonic_s()
-        rows = 0
         if not self._waiting:
             self._wake.set()  # the flush task sleeps for good while nothing waits
-        for buffer, batch in fitted:
-            buffer.append(batch, self._next_seq, now_s)
-            rows += batch.num_rows
+        for buffer, batch in accepted.fitted:
+            buffer.append(batch, lsn, now_s)
             self._waiting.setdefault(buffer.table, buffer)
             if buffer.num_rows >= self._settings.flush_rows:
                 self._full[buffer.table] = buffer
                 self._wake.set()
-        self._next_seq += 1
-        self._instruments.rows_accepted.inc(rows)
-        self._instruments.rows_buffered.add(rows)
-        self._instruments.bytes_buffered.add(nbytes)
+        self.last_lsn = lsn
+        if not again:
+            self._instruments.rows_accepted.inc(accepted.num_rows)
+        self._instruments.rows_buffered.add(accepted.num_rows)
+        self._instruments.bytes_buffered.add(accepted.nbytes)
         if self._budget.pressure > PRESSURE:
             self._wake.set()
-        return rows
+
+    def low_water_lsn(self) -> int:
+        """Every row with a log sequence number below this is in a file of its table."""
+        waiting = [buffer.first_lsn for buffer in self._waiting.values()]
+        flushing = [taken.first_lsn for taken in self._flushing.values()]
+        return min([*waiting, *flushing], default=self.last_lsn + 1)
+
+    def advance(self, lsn: int) -> None:
+        """Nothing up to this log sequence number will be kept any more."""
+        self.last_lsn = max(self.last_lsn, lsn)
+
+    def hurry(self, hurried: bool) -> None:
+        """Flush the oldest rows at once from now on, or no longer: they pin the log."""
+        self.hurried = hurried
+        if hurried:
+            self._wake.set()
 
     # --- the flush task ----------------------------------------------------------------------
 
@@ -289,6 +350,9 @@ class ArrowWriter:
             return None
         if self._draining or self._age_s(oldest) >= self._due_age_s():
             return oldest
+        if self.hurried:
+            free = [buffer for buffer in self._waiting.values() if self._is_free(buffer)]
+            return min(free, key=lambda buffer: buffer.first_lsn)
         if self._budget.pressure > PRESSURE:
             free = [buffer for buffer in self._waiting.values() if self._is_free(buffer)]
             return max(free, key=lambda buffer: buffer.nbytes)
@@ -324,7 +388,7 @@ class ArrowWriter:
             self._waiting[taken.table] = buffer
         if buffer.num_rows >= self._settings.flush_rows:
             self._full[taken.table] = buffer
-        self._flushing.add(taken.table)
+        self._flushing[taken.table] = taken
         self._running += 1
         task = asyncio.get_running_loop().create_task(self._flush(taken))
         self.flushes.add(task)
@@ -347,8 +411,9 @@ class ArrowWriter:
         self._instruments.rows_buffered.add(-taken.num_rows)
         self._instruments.bytes_buffered.add(-taken.nbytes)
         self._instruments.flush_age_seconds.observe(self._clock.monotonic_s() - taken.oldest_s)
-        self._flushing.discard(taken.table)
+        del self._flushing[taken.table]
         self._wake.set()
+        self.on_stored()
 
     async def _try_flush(self, taken: Taken) -> bool:
         started = self._clock.monotonic_s()
@@ -379,14 +444,24 @@ class ArrowWriter:
 
         Runs in a flush thread. Safe to repeat: the names of the files are those of the rows.
         """
-        schema = self._catalog.load(taken.table) or taken.schema
-        marks = LogRange(self._shard, self._epoch, taken.first_seq, taken.last_seq)
-        hours = build_tables(taken.batches, schema)
+        first, last = taken.first_lsn, taken.last_lsn
+        marks = LogRange(self._shard, epoch_of(first), seq_of(first), seq_of(last))
+        while True:
+            schema = self._catalog.load(taken.table) or taken.schema
+            hours = build_tables(taken.batches, schema)
+            try:
+                return self._commit(taken.table, schema, marks, hours)
+            except StaleSchemaError:  # another shard was faster: its schema is in the catalog
+                continue
+
+    def _commit(
+        self, table: TableId, schema: TableSchema, marks: LogRange, hours: Sequence[HourTable]
+    ) -> list[StagedFile]:
         files: list[StagedFile] = []
         try:
             for hour in hours:  # one by one: what is staged must be known when the next fails
-                files.append(self._stage(taken.table, schema, marks, hour))  # noqa: PERF401
-            self._table_log.commit(taken.table, files, marks)
+                files.append(self._stage(table, schema, marks, hour))  # noqa: PERF401
+            self._table_log.commit(table, files, marks, schema)
         except BaseException:
             self._store.discard(files)
             raise
@@ -412,7 +487,7 @@ class ArrowWriter:
         )
 
     async def drain(self) -> None:
-        """Store everything. Nothing may be written any more, and `run` must have ended.
+        """Store everything. Nothing may be written meanwhile.
 
         Returns when all is stored; on a disk that refuses that is never, so bound it.
         """
@@ -421,6 +496,7 @@ class ArrowWriter:
             self.start_due_flushes()
             if self.flushes:
                 await asyncio.wait(self.flushes, return_when=asyncio.FIRST_COMPLETED)
+        self._draining = False
 
     def close(self) -> None:
         """End the threads, after `drain` or instead of it."""
@@ -428,9 +504,13 @@ class ArrowWriter:
         self._flush_threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _num_bytes(buffer: MeasurementBuffer) -> int:
-    return buffer.nbytes
+def _accepted(fitted: Sequence[tuple[MeasurementBuffer, ColumnBatch]]) -> Accepted:
+    if len(fitted) == 1:
+        batch = fitted[0][1]
+        return Accepted(fitted, batch.num_rows, batch.nbytes)
+    rows = sum([batch.num_rows for _, batch in fitted])
+    return Accepted(fitted, rows, sum([batch.nbytes for _, batch in fitted]))
 
 
-def _num_rows(buffer: MeasurementBuffer) -> int:
-    return buffer.num_rows
+def _nothing() -> None:
+    """Nobody wants to hear of stored rows."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ingest.columns import ColumnBatch
+from ingest.lsn import epoch_of
 from ingest.paths import TableId
 from ingest.schema import TableSchema
 
@@ -25,8 +26,8 @@ class Taken(msgspec.Struct, frozen=True):
         batches: In order of arrival.
         num_rows: Rows of all batches.
         nbytes: Bytes of memory of all batches.
-        first_seq: Sequence number of the first request in it.
-        last_seq: The same of the last.
+        first_lsn: Log sequence number of the first request in it.
+        last_lsn: The same of the last, of the same epoch.
         oldest_s: Monotonic time at which the oldest row arrived.
     """
 
@@ -35,12 +36,12 @@ class Taken(msgspec.Struct, frozen=True):
     batches: Sequence[ColumnBatch]
     num_rows: int
     nbytes: int
-    first_seq: int
-    last_seq: int
+    first_lsn: int
+    last_lsn: int
     oldest_s: float
 
 
-#: A batch, the sequence number of its request, and the monotonic time of its arrival.
+#: A batch, the log sequence number of its request, and the monotonic time of its arrival.
 _Entry = tuple[ColumnBatch, int, float]
 
 
@@ -70,23 +71,29 @@ class MeasurementBuffer:
         """Monotonic time at which the oldest row arrived; the buffer must not be empty."""
         return self._entries[0][2]
 
-    def append(self, batch: ColumnBatch, seq: int, now_s: float) -> None:
+    @property
+    def first_lsn(self) -> int:
+        """Log sequence number of the oldest request; the buffer must not be empty."""
+        return self._entries[0][1]
+
+    def append(self, batch: ColumnBatch, lsn: int, now_s: float) -> None:
         """Keep a batch that fits the schema.
 
         Args:
             batch: Owned by the buffer from here on.
-            seq: Sequence number of the request that it came with, never lower than the last.
+            lsn: Log sequence number of the request that it came with, never lower than the last.
             now_s: Monotonic time.
         """
-        self._entries.append((batch, seq, now_s))
+        self._entries.append((batch, lsn, now_s))
         self.num_rows += batch.num_rows
         self.nbytes += batch.nbytes
 
     def hand_over(self, max_bytes: int) -> Taken:
         """Give up whole requests from the front, at least one, up to about `max_bytes`.
 
-        Requests are never split, so that a sequence number is in one hand-over only. The buffer
-        must not be empty.
+        Requests are never split, so that a log sequence number is in one hand-over only, and
+        those of two epochs never mixed, since a file is named after one. The buffer must not
+        be empty.
         """
         count = self._prefix(max_bytes)
         entries, self._entries = self._entries[:count], self._entries[count:]
@@ -100,20 +107,21 @@ class MeasurementBuffer:
             batches=[batch for batch, _, _ in entries],
             num_rows=rows,
             nbytes=nbytes,
-            first_seq=entries[0][1],
-            last_seq=entries[-1][1],
+            first_lsn=entries[0][1],
+            last_lsn=entries[-1][1],
             oldest_s=entries[0][2],
         )
 
     def _prefix(self, max_bytes: int) -> int:
-        """How many batches the longest run of whole requests within `max_bytes` has."""
-        if self.nbytes <= max_bytes:
+        """How many batches the longest run of whole requests of one epoch within the bytes has."""
+        epoch = epoch_of(self.first_lsn)
+        if self.nbytes <= max_bytes and epoch_of(self._entries[-1][1]) == epoch:
             return len(self._entries)
         nbytes = start = 0  # of the request that is being added up: its first batch
-        for count, (batch, seq, _) in enumerate(self._entries):
-            if seq != self._entries[start][1]:
+        for count, (batch, lsn, _) in enumerate(self._entries):
+            if lsn != self._entries[start][1]:
                 start = count
             nbytes += batch.nbytes
-            if nbytes > max_bytes and start > 0:
+            if start > 0 and (nbytes > max_bytes or epoch_of(lsn) != epoch):
                 return start
         return len(self._entries)

@@ -28,9 +28,11 @@ from ingest.errors import (
 )
 from ingest.instruments import null
 from ingest.limits import Limits
+from ingest.lsn import make_lsn
 from ingest.paths import HOUR_US, LogRange, TableId
+from ingest.schema import TableSchema
 from ingest.store import LocalStore, StagedFile
-from ingest.table_log import FolderTableLog
+from ingest.table_log import DeltaTableLog, Recovered
 
 START_US = 1_700_000_000_000_000
 
@@ -56,17 +58,25 @@ def column(values: NDArray[Any]) -> Column:
 class FailingTableLog:
     """Refuses the first commits, then hands on to a real log."""
 
-    def __init__(self, log: FolderTableLog) -> None:
+    def __init__(self, log: DeltaTableLog) -> None:
         self.log = log
         self.failures = 0
         self.commits: list[LogRange] = []
 
-    def commit(self, table: TableId, files: Sequence[StagedFile], marks: LogRange) -> None:
+    def commit(
+        self, table: TableId, files: Sequence[StagedFile], marks: LogRange, schema: TableSchema
+    ) -> None:
         self.commits.append(marks)
         if self.failures:
             self.failures -= 1
             raise StorageError("no space left on device")
-        self.log.commit(table, files, marks)
+        self.log.commit(table, files, marks, schema)
+
+    def committed(self, table: TableId) -> int:
+        return self.log.committed(table)
+
+    def recover(self) -> Recovered:
+        return self.log.recover()
 
 
 class Bench:
@@ -78,12 +88,13 @@ class Bench:
         self.budget = MemoryBudget(budget_bytes)
         self.store = LocalStore(root)
         self.catalog = Catalog(root / ".arc" / "catalog.db", 100, 100)
-        self.log = FailingTableLog(FolderTableLog(self.store))
+        log = structlog.get_logger()
+        self.log = FailingTableLog(DeltaTableLog(self.store, "arc-000-test", 0, null(), log))
+        self.requests = 0
         self.writer = ArrowWriter(
             settings,
             Limits(max_hours=4),
             0,
-            1,
             self.catalog,
             self.store,
             self.log,
@@ -99,8 +110,12 @@ class Bench:
 
     async def write(self, database: str, batches: Sequence[ColumnBatch]) -> int:
         """Accept a request as the pipeline does: at once, or with a change of its tables."""
-        rows = self.writer.write(database, batches)
-        return await self.writer.write_evolving(database, batches) if rows is None else rows
+        accepted = self.writer.write(database, batches)
+        if accepted is None:
+            accepted = await self.writer.write_evolving(database, batches)
+        self.requests += 1
+        self.writer.keep(accepted, make_lsn(1, self.requests))
+        return accepted.num_rows
 
     async def settle(self) -> None:
         """Start what is due and wait for it, until nothing is due any more."""

@@ -17,10 +17,11 @@ import msgspec
 import pytest
 
 from arc.config import Config, fields
-from arc.exposition import CONTENT_TYPE, render
-from arc.metrics import ShardMetrics, SupervisorMetrics, shard_path, supervisor_path
+from arc.exposition import render
+from arc.metrics import ShardMetrics, SupervisorMetrics, shard_path, summary, supervisor_path
 from arc.runtime import DaemonInfo, DaemonLock, DataDir, WorkerEntry, write_daemon_info
 from arc.version import VERSION
+from tests.support.daemon import eventually
 from tests.support.running import ROOT, clean_environment, running
 
 
@@ -44,7 +45,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_without_a_command_it_lists_the_commands() -> None:
     said = arc()
-    for command in ("serve", "status", "stop", "config"):
+    for command in ("serve", "status", "stop", "config", "verify", "wal"):
         assert f"\n  {command} " in said.stdout + said.stderr
 
 
@@ -101,11 +102,11 @@ def test_without_a_daemon_status_is_3_and_stop_has_nothing_to_do(tmp_path: Path)
 
 
 def test_stop_waits_for_the_end_and_counts_the_rows(tmp_path: Path) -> None:
-    with running(tmp_path, "leak") as daemon:
+    with running(tmp_path, "leak", durability="memory") as daemon:
         os.kill(daemon.worker_pid(0), signal.SIGKILL)
         daemon.wait_for("worker_ready")
         said = arc("stop", data_dir=str(tmp_path))
-        assert daemon.end() == 0
+        assert daemon.end() == 1
     # The first worker's ten rows died with it; the second is a fake that stores none either.
     assert said.stdout.splitlines() == [
         f"Daemon of process {daemon.process.pid} on {tmp_path}: running.",
@@ -113,6 +114,29 @@ def test_stop_waits_for_the_end_and_counts_the_rows(tmp_path: Path) -> None:
         "Stopped. 20 rows were accepted, 0 stored, 20 lost.",
     ]
     assert said.returncode == 1
+
+
+def test_stop_tells_rows_that_are_in_the_log_from_lost_ones(tmp_path: Path) -> None:
+    with running(tmp_path, "log") as daemon:
+        said = arc("stop", data_dir=str(tmp_path))
+        assert daemon.end() == 3
+    assert said.stdout.splitlines()[-1] == (
+        "Stopped. 10 rows were accepted, 0 stored, 10 are in the log for the next start, 0 lost."
+    )
+    assert said.returncode == 3
+
+
+def test_status_shows_how_far_the_replay_of_a_starting_daemon_is(tmp_path: Path) -> None:
+    with running(tmp_path, "replay", ready=False) as daemon:
+        eventually(
+            lambda: summary(daemon.where.run)["arc_replay_bytes_done"], "the replay is under way"
+        )
+        said = arc("status", "--data-dir", tmp_path)
+    assert said.returncode == 4
+    assert said.stdout == (
+        f"Daemon of process {daemon.process.pid} on {tmp_path}: starting, replaying the log: "
+        "120 of 340 MB.\n"
+    )
 
 
 def test_a_stop_beside_a_stop_only_waits(tmp_path: Path) -> None:
@@ -131,21 +155,21 @@ def test_a_stop_beside_a_stop_only_waits(tmp_path: Path) -> None:
             assert lines.readline().endswith(": stopping.\n")
             daemon.signal(signal.SIGTERM)
             daemon.wait_for("killing_workers", signal="SIGTERM", workers=1)
-            assert daemon.end() == 1
+            assert daemon.end() == 3  # it was killed, and cannot say that it held nothing
             assert second.wait() == 0
         assert daemon.count("killing_workers") == 1
 
 
 @contextmanager
-def metrics_server(run_dir: Path) -> Iterator[int]:
-    """Serves `/metrics` of a folder, as a worker does."""
+def status_server(run_dir: Path, ready: tuple[int, bytes]) -> Iterator[int]:
+    """Serves `/metrics` of a folder and this answer of `/ready`, as a worker does."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
+            status, body = (200, render(run_dir)) if self.path == "/metrics" else ready
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(render(run_dir))
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep quiet."""
@@ -170,7 +194,7 @@ def claimed(where: DataDir, port: int) -> Iterator[None]:
         workers=[WorkerEntry(0, 12345)],
         started_at="2025-01-02T03:04:05Z",
         version=VERSION,
-        durability="memory",
+        durability="page",
         data_dir=str(where.root),
     )
     write_daemon_info(where.daemon_json, info)
@@ -178,7 +202,16 @@ def claimed(where: DataDir, port: int) -> Iterator[None]:
     lock.release()
 
 
-def test_status_shows_where_the_daemon_is_and_its_counts(tmp_path: Path) -> None:
+REFUSING = b'{"status":"not ready","error":"the log is read-only"}'
+
+
+@pytest.mark.parametrize(
+    ("ready", "shown"),
+    [((200, b'{"status":"ready"}'), "yes"), ((503, REFUSING), "no: the log is read-only")],
+)
+def test_status_shows_where_the_daemon_is_and_its_counts(
+    tmp_path: Path, ready: tuple[int, bytes], shown: str
+) -> None:
     where = DataDir(tmp_path)
     where.prepare()
     shard = ShardMetrics(shard_path(where.run, 0))
@@ -188,16 +221,17 @@ def test_status_shows_where_the_daemon_is_and_its_counts(tmp_path: Path) -> None
     supervisor = SupervisorMetrics(supervisor_path(where.run))
     supervisor.workers_wanted.set(2)
     supervisor.workers_up.set(1)
-    with metrics_server(where.run) as port, claimed(where, port):
+    with status_server(where.run, ready) as port, claimed(where, port):
         said = arc("status", "--data-dir", tmp_path)
     rows = {line[:18].strip(): line[18:].strip() for line in said.stdout.splitlines()}
     assert said.returncode == 0
     assert rows["state"].startswith("running since 2025-01-02T03:04:05Z (")
     assert rows["listening on"] == f"http://127.0.0.1:{port}"
     assert rows["data directory"] == str(tmp_path)
+    assert (rows["durability"], rows["takes writes"]) == ("page", shown)
     assert rows["workers"] == "1 of 2 ready (processes 12345)"
     assert (rows["rows accepted"], rows["rows stored"], rows["rows buffered"]) == ("10", "7", "3")
-    assert rows["rows lost"] == "0"
+    assert (rows["rows quarantined"], rows["rows lost"], rows["log bytes"]) == ("0", "0", "0")
     shard.close()
     supervisor.close()
 
@@ -210,11 +244,23 @@ def test_a_daemon_that_does_not_answer_has_status_4(tmp_path: Path) -> None:
         assert said.returncode == 4
         assert said.stdout == f"Daemon of process {os.getpid()} on {tmp_path}: running.\n"
         [line] = said.stderr.splitlines()
-        assert line.startswith("arc: http://127.0.0.1:1/metrics does not answer: ")
+        assert line.startswith("arc: http://127.0.0.1:1 does not answer: ")
         where.daemon_json.unlink()
         said = arc("status", "--data-dir", tmp_path)
         assert said.returncode == 4
         assert said.stdout == f"Daemon of process {os.getpid()} on {tmp_path}: starting.\n"
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]", b'{"status":"not ready"}', b"\xff"])
+def test_a_refusal_that_is_no_answer_of_this_program_has_status_4(
+    tmp_path: Path, answer: bytes
+) -> None:
+    where = DataDir(tmp_path)
+    where.prepare()
+    with status_server(where.run, (502, answer)) as port, claimed(where, port):
+        said = arc("status", "--data-dir", tmp_path)
+    assert said.returncode == 4
+    assert said.stderr == f"arc: http://127.0.0.1:{port} does not answer: /ready: status 502\n"
 
 
 def test_importing_the_command_line_loads_nothing_that_only_the_daemon_needs() -> None:

@@ -276,6 +276,38 @@ def test_a_body_that_a_worker_could_never_hold_is_over_the_limit() -> None:
     assert roomy.max_body_bytes == Config().max_body_bytes
 
 
+def test_the_log_is_split_over_the_workers() -> None:
+    assert Config(workers=3, log_bytes=300 * config.MIB).worker_log_bytes == 100 * config.MIB
+
+
+@pytest.mark.parametrize(
+    ("log_bytes", "workers", "segment_bytes"),
+    [
+        (4 * config.GIB, 16, 64 * config.MIB),  # as asked
+        (4 * config.GIB, 64, 16 * config.MIB),
+        (4 * config.MIB, 2, 512 * config.KIB),
+        (4 * config.MIB, 1_024, 64 * config.KIB),  # no smaller than that
+    ],
+)
+def test_four_segments_fit_in_the_log_of_a_worker(
+    log_bytes: int, workers: int, segment_bytes: int
+) -> None:
+    resolved = config.resolve(Config(workers=workers, log_bytes=log_bytes))
+    assert resolved.log_segment_bytes == segment_bytes
+
+
+@pytest.mark.parametrize("level", ["memory", "page", "disk"])
+def test_each_level_of_durability_can_be_asked_for(level: str) -> None:
+    assert load({}, None, {"ARC_DURABILITY": level}).config.durability == level
+
+
+def test_a_204_survives_a_power_cut_unless_less_is_asked_for() -> None:
+    assert load({}, None, {}).config.durability == "disk"
+    assert problems({"durability": "disc"}) == [
+        "durability: got 'disc' from flag --durability; allowed: one of memory, page, disk"
+    ]
+
+
 def test_a_configuration_survives_json() -> None:
     settings = config.resolve(Config(port=1, flush_age_s=0.25))
     assert msgspec.json.decode(msgspec.json.encode(settings), type=Config) == settings

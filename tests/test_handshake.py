@@ -14,7 +14,7 @@ import uvloop
 from arc.config import Config
 from arc.handshake import READY, WorkerStart, announce_ready, call_when_alone, read_start
 
-START = WorkerStart(Config(port=1234), shard=3, ready_fd=7)
+START = WorkerStart(Config(port=1234), shard=3, ready_fd=7, others_serving=True)
 
 
 def test_the_start_line_arrives_as_it_was_sent() -> None:

@@ -20,6 +20,7 @@ from backports import zstd
 
 from arc.config import Config, resolve
 from arc.fast_door import MAX_HEAD_BYTES
+from arc.runtime import DAEMON_JSON
 from arc.worker import Worker
 
 PATH = "/api/v1/write/msgpack"
@@ -63,6 +64,7 @@ def chunked(body: bytes, headers: dict[str, str], path: str = PATH) -> bytes:
 
 
 DOORS = pytest.mark.parametrize("door", [with_length, chunked], ids=["fast", "aiohttp"])
+Send = Callable[[bytes, dict[str, str]], bytes]
 Serve = Callable[..., Awaitable[tuple[Worker, int]]]
 
 
@@ -72,10 +74,12 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
     async def start(**settings: object) -> tuple[Worker, int]:
         (tmp_path / ".arc" / "run").mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".arc" / "run" / DAEMON_JSON).touch()  # what the supervisor does
         config = resolve(Config(data_dir=str(tmp_path), workers=1, **settings))  # type: ignore[arg-type]
         worker = Worker(config, 0, structlog.get_logger())
         listener = socket.create_server(("127.0.0.1", 0))
-        await worker.start(listener)
+        await worker.recover()
+        await worker.listen(listener)
         workers.append(worker)
         return worker, listener.getsockname()[1]
 
@@ -114,7 +118,7 @@ async def test_a_good_body_is_answered_204_with_its_durability(
     _, port = await serve()
     reply = await ask(port, door(body, {}))
     assert (reply.status, reply.body) == (204, b"")
-    assert reply.headers["x-arc-durability"] == "memory"
+    assert reply.headers["x-arc-durability"] == "disk"
 
 
 @DOORS
@@ -272,9 +276,64 @@ async def test_a_defect_of_ours_is_a_500_and_takes_no_memory(
     def broken(*_: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(worker.pipeline, "write_at_once", broken)
+    monkeypatch.setattr(worker.pipeline, "write", broken)
     assert (await ask(port, with_length(columnar(), {}))).status == 500
     assert worker.pipeline.budget.taken_bytes == 0
+
+
+@DOORS
+@pytest.mark.parametrize("level", ["memory", "page", "disk"])
+async def test_every_answer_says_what_it_stands_for(serve: Serve, door: Send, level: str) -> None:
+    _, port = await serve(durability=level)
+    for body in (columnar(), b"x"):
+        assert (await ask(port, door(body, {}))).headers["x-arc-durability"] == level
+
+
+@DOORS
+@pytest.mark.parametrize("level", ["memory", "disk"])
+async def test_a_key_stores_its_body_once_and_takes_no_other(
+    serve: Serve, door: Send, level: str
+) -> None:
+    worker, port = await serve(durability=level)
+    key = {"Idempotency-Key": "a-1"}
+    assert (await ask(port, door(columnar(), key))).status == 204
+    for send in (with_length, chunked):
+        assert (await ask(port, send(columnar(), key))).status == 204
+        other = await ask(port, send(columnar("mem"), key))
+        assert other.status == 422
+        assert "a-1" in other.error
+        elsewhere = await ask(port, send(columnar(), key | {"x-arc-database": "other"}))
+        assert elsewhere.status == 422
+    assert worker.metrics.rows_accepted.value == 1
+
+
+@DOORS
+async def test_a_key_of_a_refused_body_is_free_again(serve: Serve, door: Send) -> None:
+    worker, port = await serve()
+    key = {"Idempotency-Key": "k"}
+    assert (await ask(port, door(b"\x81", key))).status == 400
+    assert (await ask(port, door(columnar(), key))).status == 204
+    assert worker.metrics.rows_accepted.value == 1
+
+
+@DOORS
+@pytest.mark.parametrize("key", ["x" * 65, ""])
+async def test_a_key_that_cannot_be_kept_is_refused(serve: Serve, door: Send, key: str) -> None:
+    _, port = await serve()
+    reply = await ask(port, door(columnar(), {"Idempotency-Key": key}))
+    assert reply.status == 400
+    assert "Idempotency-Key" in reply.error
+
+
+@DOORS
+async def test_nothing_is_taken_before_the_log_was_replayed(
+    serve: Serve, door: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, port = await serve()
+    monkeypatch.setattr(worker.pipeline, "_recovered", False)
+    reply = await ask(port, door(columnar(), {}))
+    assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+    assert "replaying" in reply.error
 
 
 async def test_a_stop_does_not_wait_for_a_body_that_never_comes(serve: Serve) -> None:

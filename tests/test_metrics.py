@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from arc.metrics import (
     SupervisorMetrics,
     Totals,
     all_paths,
+    row_balance,
     shard_path,
     summary,
     supervisor_path,
 )
-from arc.metrics_table import DOORS, METRICS, OTHER, REASONS, Kind, Merge, layout
+from arc.metrics_table import DOORS, LEVELS, METRICS, OTHER, REASONS, Kind, Merge, layout
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "metrics.md"
@@ -145,6 +147,12 @@ def test_a_new_worker_of_a_shard_goes_on_counting(tmp_path: Path, shard: ShardMe
     successor.close()
 
 
+def conserved(metrics: ShardMetrics) -> bool:
+    """Whether every accepted row is in exactly one other place."""
+    places = (metrics.rows_buffered, metrics.rows_stored, metrics.rows_quarantined)
+    return metrics.rows_accepted.value == sum(p.value for p in (*places, metrics.rows_lost))
+
+
 @pytest.mark.parametrize("buffered", [30, 29, 0], ids=["at rest", "between two updates", "early"])
 def test_rows_that_died_with_a_worker_are_lost_and_the_sum_stays_exact(
     tmp_path: Path, shard: ShardMetrics, buffered: int
@@ -153,15 +161,159 @@ def test_rows_that_died_with_a_worker_are_lost_and_the_sum_stays_exact(
     shard.rows_stored.inc(10)
     shard.rows_buffered.set(buffered)
     second = reopen(shard, tmp_path)
+    second.settle(0)
     assert (second.rows_lost.value, second.rows_buffered.value) == (30, 0)
     second.rows_accepted.inc(5)
     second.rows_buffered.add(5)
     third = reopen(second, tmp_path)
+    third.settle(0)
     counted = summary(tmp_path)
     assert counted["arc_rows_lost_total"] == 35
     assert counted["arc_rows_accepted_total"] == 45
-    assert counted["arc_rows_stored_total"] + counted["arc_rows_lost_total"] == 45
+    assert conserved(third)
     third.close()
+
+
+def predecessor(folder: Path, accepted: int, stored: int, durability: str) -> ShardMetrics:
+    """The metrics of a worker whose predecessor was killed with these counts."""
+    metrics = ShardMetrics(shard_path(folder, 0))
+    metrics.rows_accepted.inc(accepted)
+    metrics.rows_stored.inc(stored)
+    metrics.close()
+    return ShardMetrics(shard_path(folder, 0), durability)
+
+
+def replay(metrics: ShardMetrics, rows: int, flushed: int = 0) -> None:
+    """As a replay counts that buffers rows, of which some are stored before it is over."""
+    metrics.pipeline.rows_replayed.inc(rows)
+    metrics.rows_buffered.add(rows - flushed)
+    metrics.rows_stored.inc(flushed)
+
+
+@pytest.mark.parametrize("flushed", [0, 7], ids=["all in buffers", "some stored meanwhile"])
+@pytest.mark.parametrize(
+    ("accepted", "stored", "replayed", "wanted"),
+    [
+        (40, 10, 30, (40, 10)),  # killed at rest
+        (40, 10, 35, (45, 10)),  # killed between the sync of the log and the count
+        (40, 10, 25, (40, 15)),  # killed between the commit of a table and the count
+        (0, 0, 30, (30, 0)),  # of a daemon before this one, or of a shard without a worker
+        (0, 12, 30, (42, 12)),  # killed during the replay of such rows
+    ],
+)
+@pytest.mark.parametrize("durability", ["page", "disk"])
+def test_a_replay_settles_what_became_of_the_rows_of_a_killed_worker(
+    tmp_path: Path,
+    durability: str,
+    accepted: int,
+    stored: int,
+    replayed: int,
+    wanted: tuple[int, int],
+    flushed: int,
+) -> None:
+    metrics = predecessor(tmp_path, accepted, stored, durability)
+    replay(metrics, replayed, flushed)
+    metrics.settle(replayed)
+    assert (metrics.rows_accepted.value, metrics.rows_stored.value - flushed) == wanted
+    assert (metrics.rows_lost.value, metrics.rows_quarantined.value) == (0, 0)
+    assert conserved(metrics)
+    metrics.close()
+
+
+def test_a_replay_that_is_killed_and_repeated_counts_no_row_twice(tmp_path: Path) -> None:
+    first = predecessor(tmp_path, accepted=40, stored=10, durability="disk")
+    replay(first, 20, flushed=8)  # and is killed before it is settled
+    first.close()
+    second = ShardMetrics(shard_path(tmp_path, 0), "disk")
+    replay(second, 22)
+    second.settle(22)
+    assert (second.rows_accepted.value, second.rows_stored.value) == (40, 18)
+    assert conserved(second)
+    second.close()
+
+
+def test_at_the_level_of_memory_a_log_of_another_level_is_replayed_and_the_rest_is_lost(
+    tmp_path: Path,
+) -> None:
+    metrics = predecessor(tmp_path, accepted=40, stored=10, durability="memory")
+    replay(metrics, 12)
+    metrics.settle(12)
+    assert (metrics.rows_accepted.value, metrics.rows_lost.value) == (40, 18)
+    assert conserved(metrics)
+    metrics.close()
+
+
+def test_rows_that_a_damaged_log_does_not_give_back_are_quarantined(tmp_path: Path) -> None:
+    metrics = predecessor(tmp_path, accepted=40, stored=10, durability="disk")
+    replay(metrics, 12)
+    metrics.pipeline.log_corrupt.inc()
+    metrics.pipeline.rows_quarantined.inc(3)  # that could be counted
+    metrics.settle(12)
+    assert (metrics.rows_stored.value, metrics.rows_quarantined.value) == (10, 18)
+    assert conserved(metrics)
+    metrics.close()
+
+
+def test_rows_of_a_daemon_before_this_one_that_are_quarantined_were_accepted(
+    tmp_path: Path,
+) -> None:
+    metrics = ShardMetrics(shard_path(tmp_path, 0), "disk")
+    replay(metrics, 12)
+    metrics.pipeline.log_corrupt.inc()
+    metrics.pipeline.rows_quarantined.inc(3)
+    metrics.settle(12)
+    assert (metrics.rows_accepted.value, metrics.rows_quarantined.value) == (15, 3)
+    assert conserved(metrics)
+    metrics.close()
+
+
+def test_a_settled_worker_is_not_settled_again(tmp_path: Path) -> None:
+    metrics = predecessor(tmp_path, accepted=40, stored=10, durability="disk")
+    replay(metrics, 30)
+    metrics.settle(30)
+    metrics.settle(0)
+    assert (metrics.rows_accepted.value, metrics.rows_stored.value) == (40, 10)
+    metrics.close()
+
+
+def test_the_level_of_any_worker_is_that_of_the_daemon(tmp_path: Path) -> None:
+    shards = [ShardMetrics(shard_path(tmp_path, n), "page") for n in range(2)]
+    levels = {level: scrape(tmp_path)["arc_durability", (level,)] for level in LEVELS}
+    assert levels == {"memory": 0, "page": 1, "disk": 0}
+    for metrics in shards:
+        metrics.close()
+    again = ShardMetrics(shard_path(tmp_path, 0), "disk")
+    assert scrape(tmp_path)["arc_durability", ("disk",)] == 1
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("durability", "in_log", "gone"), [("memory", 0, 24), ("page", 20, 4), ("disk", 20, 4)]
+)
+def test_the_rows_of_a_daemon_that_ended_are_in_its_log_or_gone(
+    tmp_path: Path, durability: str, in_log: int, gone: int
+) -> None:
+    with closing(ShardMetrics(shard_path(tmp_path, 0), durability)) as metrics:
+        metrics.rows_accepted.inc(40)
+        metrics.rows_stored.inc(10)
+        metrics.rows_quarantined.inc(6)
+        metrics.rows_lost.inc(4)
+    rows = row_balance(tmp_path)
+    assert rows[:4] == (40, 10, 6, 4)
+    assert (rows.durability, rows.left, rows.in_log, rows.gone) == (durability, 20, in_log, gone)
+
+
+def test_without_any_worker_no_row_is_anywhere(tmp_path: Path) -> None:
+    rows = row_balance(tmp_path)
+    assert (*rows, rows.left, rows.in_log, rows.gone) == (0, 0, 0, 0, "", 0, 0, 0)
+
+
+def test_rows_stored_by_a_replay_that_is_not_settled_are_not_fewer_than_none(
+    tmp_path: Path,
+) -> None:
+    with closing(ShardMetrics(shard_path(tmp_path, 0), "disk")) as metrics:
+        replay(metrics, 10, flushed=10)
+    assert row_balance(tmp_path).left == 0
 
 
 def test_counts_survive_the_kill_of_the_process_that_made_them(tmp_path: Path) -> None:

@@ -53,6 +53,26 @@ def dead_pid() -> int:
     return ended.pid
 
 
+def test_a_log_is_seen_by_its_segments(where: DataDir) -> None:
+    assert not where.has_log()
+    folder = where.state / "shards" / "007" / "log"
+    folder.mkdir(parents=True)
+    (folder / "spare-000000000001.log").touch()
+    (folder / "keys-000000000001.bin").touch()
+    assert not where.has_log()
+    (folder / "000000000001.log").touch()
+    assert where.has_log()
+
+
+def test_forgetting_keys_leaves_everything_else(where: DataDir) -> None:
+    where.forget_keys()
+    others = [where.run / "daemon.json", where.run / "metrics-0.bin"]
+    for path in (*others, where.run / "keys.db", where.run / "keys.db-wal"):
+        path.touch()
+    where.forget_keys()
+    assert sorted(where.run.iterdir()) == sorted(others)
+
+
 def test_folders_are_made_for_their_user_only(where: DataDir) -> None:
     for folder in (where.root, where.state, where.run):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700

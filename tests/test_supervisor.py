@@ -19,8 +19,9 @@ from arc.banner import first_batch_command
 from arc.child import describe_exit
 from arc.launch import worker_command
 from arc.metrics import summary
-from arc.runtime import State, find_daemon
+from arc.runtime import DataDir, State, find_daemon
 from arc.supervisor import RESTART_PAUSES_S
+from tests.support.daemon import eventually
 from tests.support.running import ROOT, Running, clean_environment, running
 
 
@@ -47,18 +48,29 @@ def test_a_ready_daemon_says_where_it_is(up: Running) -> None:
     assert info.url == f"http://127.0.0.1:{info.port}"
     assert [worker.shard for worker in info.workers] == [0, 1]
     assert info.data_dir == str(up.where.root)
-    assert info.durability == "memory"
+    assert info.durability == "disk"
     assert find_daemon(up.where.root).info == info
     socket.create_connection((info.host, info.port)).close()
 
 
-def test_the_banner_says_what_is_promised_and_what_to_try(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
+@pytest.mark.parametrize(
+    ("durability", "promise"),
+    [
+        ("memory", "at most 5 s; a crash loses those"),
+        ("page", "it survives a crash of the daemon, no power cut"),
+        ("disk", "it survives a power cut"),
+    ],
+)
+def test_the_banner_says_what_is_promised_and_what_to_try(
+    tmp_path: Path, durability: str, promise: str
+) -> None:
+    with running(tmp_path, durability=durability) as daemon:
+        assert daemon.count("starting", durability=durability, url=daemon.info().url) == 1
         info = daemon.info()
         daemon.signal(signal.SIGTERM)
         assert daemon.end() == 0
         banner = daemon.banner()
-    for said in (info.url, info.data_dir, "memory", "at most 5 s", "1GiB", "arc stop"):
+    for said in (info.url, info.data_dir, f"{durability}: a 204", promise, "1GiB", "arc stop"):
         assert said in banner
     assert first_batch_command(info.url) in banner
 
@@ -161,22 +173,73 @@ def test_a_command_that_does_not_exist_is_tried_again(tmp_path: Path) -> None:
         assert process.wait() == 0
 
 
-def test_a_worker_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, "hang", "leak", shutdown_timeout_s="0.1") as daemon:
+@pytest.mark.parametrize(
+    ("durability", "status", "in_log", "lost"),
+    [("memory", 1, 0, 10), ("page", 3, 10, 0), ("disk", 3, 10, 0)],
+)
+def test_a_worker_that_does_not_stop_in_time_is_killed(
+    tmp_path: Path, durability: str, status: int, in_log: int, lost: int
+) -> None:
+    with running(
+        tmp_path, "hang", "leak", durability=durability, shutdown_timeout_s="0.1"
+    ) as daemon:
         daemon.signal(signal.SIGTERM)
-        assert daemon.end() == 1
+        assert daemon.end() == status
         assert daemon.count("drain_timed_out") == 1
         assert daemon.count("worker_stopped", end="signal SIGKILL") == 1
-        assert daemon.count("stopped", rows_accepted=10, rows_stored=0, rows_lost=10) == 1
+        rows = {"rows_accepted": 10, "rows_stored": 0, "rows_in_log": in_log, "rows_lost": lost}
+        assert daemon.count("stopped", status=status, **rows) == 1
 
 
-def test_a_second_signal_ends_the_workers_at_once(tmp_path: Path) -> None:
-    with running(tmp_path, "hang") as daemon:
+def test_a_worker_that_leaves_rows_in_its_log_is_no_failure_and_the_status_tells(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, "log") as daemon:
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 3
+        assert daemon.count("worker_stopped", end="status 3", level="warning") == 1
+        assert daemon.count("stopped", rows_in_log=10, rows_lost=0, status=3) == 1
+
+
+def test_a_log_that_no_worker_has_read_to_its_end_is_left_for_the_next_start(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, "log", "replay", ready=False) as daemon:
+        log = tmp_path / ".arc" / "shards" / "000" / "log"
+        eventually(lambda: log.is_dir() and any(log.iterdir()), "the worker has a log")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 3
+        assert daemon.count("worker_ready") == 0
+        assert daemon.banner() == ""
+
+
+def test_a_worker_knows_whether_others_serve_while_it_replays(tmp_path: Path) -> None:
+    with running(tmp_path, workers="2") as daemon:
+        assert [(tmp_path / f"started-{n}").read_text() for n in (0, 1)] == ["no others"] * 2
+        os.kill(daemon.worker_pid(1), signal.SIGKILL)
+        daemon.wait_for("worker_restarting", shard=1)
+        daemon.wait_for("worker_ready", shard=1)
+        assert (tmp_path / "started-1").read_text() == "others serve"
+
+
+def test_a_worker_that_is_alone_is_told_so_when_it_replaces_another(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        os.kill(daemon.worker_pid(0), signal.SIGKILL)
+        daemon.wait_for("worker_restarting")
+        daemon.wait_for("worker_ready")
+        assert (tmp_path / "started-0").read_text() == "no others"
+
+
+@pytest.mark.parametrize(("durability", "status"), [("memory", 1), ("disk", 3)])
+def test_a_second_signal_ends_the_workers_at_once(
+    tmp_path: Path, durability: str, status: int
+) -> None:
+    with running(tmp_path, "hang", durability=durability) as daemon:
         daemon.signal(signal.SIGTERM)
         daemon.wait_for("stopping")
         daemon.signal(signal.SIGTERM)
         daemon.wait_for("killing_workers")
-        assert daemon.end() == 1
+        assert daemon.end() == status
         assert daemon.count("drain_timed_out") == 0
 
 
@@ -188,7 +251,7 @@ def test_a_stop_that_is_under_way_can_be_seen(tmp_path: Path) -> None:
         seen = find_daemon(tmp_path)
         assert (seen.state, seen.pid) == (State.STOPPING, daemon.process.pid)
         daemon.signal(signal.SIGTERM)
-        assert daemon.end() == 1
+        assert daemon.end() == 3
 
 
 def test_workers_outlive_a_killed_supervisor_only_to_write_what_they_hold(
@@ -205,8 +268,11 @@ def test_workers_outlive_a_killed_supervisor_only_to_write_what_they_hold(
     assert find_daemon(tmp_path).state is State.STOPPED
 
 
-def test_the_next_daemon_waits_for_the_workers_of_a_killed_one(tmp_path: Path) -> None:
-    with running(tmp_path, "leak") as daemon:
+@pytest.mark.parametrize(("durability", "in_log", "lost"), [("memory", 0, 10), ("page", 10, 0)])
+def test_the_next_daemon_waits_for_the_workers_of_a_killed_one(
+    tmp_path: Path, durability: str, in_log: int, lost: int
+) -> None:
+    with running(tmp_path, "leak", durability=durability) as daemon:
         [worker] = daemon.info().workers
         os.kill(worker.pid, signal.SIGSTOP)
         daemon.signal(signal.SIGKILL)
@@ -217,9 +283,20 @@ def test_the_next_daemon_waits_for_the_workers_of_a_killed_one(tmp_path: Path) -
                 successor.wait_for("waiting_for_workers_of_a_daemon_that_died")
             finally:
                 os.kill(worker.pid, signal.SIGCONT)
-            assert successor.wait_for("former_daemon_was_killed")["rows_lost"] == 10
+            told = successor.wait_for("former_daemon_was_killed")
+            assert (told["rows_in_log"], told["rows_lost"]) == (in_log, lost)
             successor.wait_for("ready")
             assert summary(successor.where.run)["arc_rows_lost_total"] == 0
+
+
+def test_a_new_daemon_forgets_the_keys_that_workers_shared(tmp_path: Path) -> None:
+    where = DataDir(tmp_path)
+    where.prepare()
+    left = [where.run / f"keys.db{end}" for end in ("", "-journal", "-wal", "-shm")]
+    for path in left:
+        path.write_bytes(b"of a former daemon")
+    with running(tmp_path):
+        assert not any(path.exists() for path in left)
 
 
 def refused(data_dir: Path, **settings: str) -> str:

@@ -8,7 +8,7 @@ import time
 from aiohttp import web
 
 from arc.metrics import ShardMetrics
-from arc.write_door import CLIENT_LEFT, DURABILITY, WriteDoor, answer_to, read_head
+from arc.write_door import CLIENT_LEFT, WriteDoor, answer_to, read_head
 from ingest.errors import IngestError, TooSlowError
 
 
@@ -19,6 +19,7 @@ class WriteHandler:
         self._door = door
         self._metrics = metrics
         self._body_timeout_s = body_timeout_s
+        self._headers = {"x-arc-durability": door.durability}
 
     async def write(self, request: web.Request) -> web.Response:
         """Answer one request."""
@@ -33,7 +34,7 @@ class WriteHandler:
             self._metrics.count_request("msgpack", CLIENT_LEFT, time.monotonic() - started_s)
             raise
         else:
-            response = web.Response(status=204, headers={"x-arc-durability": DURABILITY})
+            response = web.Response(status=204, headers=self._headers)
         self._metrics.count_request("msgpack", response.status, time.monotonic() - started_s)
         return response
 
@@ -48,13 +49,15 @@ class WriteHandler:
                 headers.get("x-arc-database") or query.get("db") or query.get("bucket"),
                 headers.get("content-encoding"),
                 headers.get("x-arc-time-unit"),
+                _key(headers.get("idempotency-key")),
             )
             await self._read(request, parts, admitted)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             self._metrics.bytes_received.inc(len(body))
             stored = self._door.store(head, body)
             if not isinstance(stored, int):
-                await stored
+                # A client that leaves cancels this handler, and must not cancel the storing.
+                await asyncio.shield(stored)
         finally:
             self._door.release(sum(admitted))
 
@@ -89,7 +92,7 @@ class WriteHandler:
     def _refuse(self, error: IngestError, num_bytes: int) -> web.Response:
         answer = answer_to(error)
         self._metrics.count_rejection("msgpack", answer.reason, num_bytes, error.num_rows)
-        headers = {"x-arc-durability": DURABILITY}
+        headers = dict(self._headers)
         if answer.retry_after_s is not None:
             headers["Retry-After"] = str(answer.retry_after_s)
         response = web.Response(
@@ -101,3 +104,8 @@ class WriteHandler:
         if isinstance(error, TooSlowError):
             response.force_close()
         return response
+
+
+def _key(text: str | None) -> bytes | None:
+    # As aiohttp decoded it, back to the bytes that came.
+    return None if text is None else text.encode("utf-8", "surrogateescape")

@@ -29,6 +29,7 @@ NOW_US = 1_790_000_000_000_000
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon of one worker with limits that a test can reach."""
     flags = {
+        "--durability": "memory",  # so that a flush can be made to fail and the log not
         "--workers": "1",
         "--flush-age-s": "0.2",
         "--memory-bytes": str(MEMORY_BYTES),

@@ -26,7 +26,7 @@ def test_health_is_text_for_clients_that_read_it(client: Client) -> None:
     assert reply.json["status"] == "ok"
     assert isinstance(reply.json["uptime"], str)
     assert reply.json["version"] == VERSION
-    assert reply.json["durability"] == "memory"
+    assert reply.json["durability"] == "disk"
 
 
 def test_it_is_ready(client: Client) -> None:
@@ -174,5 +174,5 @@ def test_the_run_file_says_what_is_running(live: Daemon) -> None:
     assert info["pid"] == live.process.pid
     assert info["url"] == f"http://127.0.0.1:{info['port']}"
     assert [worker["shard"] for worker in info["workers"]] == [0, 1]
-    assert info["durability"] == "memory"
+    assert info["durability"] == "disk"
     assert info["data_dir"] == str(live.where.root)

@@ -152,10 +152,35 @@ def test_workers_of_a_killed_supervisor_write_what_they_hold(tmp_path: Path) -> 
         assert stored_ids(tmp_path / "data") == Counter([1, 2, 3])
 
 
-def test_a_disk_that_takes_neither_files_nor_the_log_delays_rows_and_loses_none(
+def test_a_disk_that_takes_no_log_is_told_and_works_again_without_a_restart(
     tmp_path: Path,
 ) -> None:
-    flags = ("--workers", "1", "--flush-age-s", "0.1")
+    flags = ("--workers", "1", "--flush-age-s", "3600", "--log-segment-bytes", "64KiB")
+    with serving(tmp_path / "data", *flags, log_file=tmp_path / "log") as daemon:
+        write_some(daemon)
+        with Client(daemon.port) as client:
+            pid = daemon.worker(0).pid
+            unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (4_096, unlimited[1]))
+            reply = client.post(columnar("m", id=[4]))
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+            assert "File too large" in reply.error
+            assert client.post(columnar("m", id=[4])).status == 503
+            ready = client.get("/ready")
+            assert ready.status == 503
+            assert "File too large" in ready.error
+            assert client.metrics()["arc_log_read_only"] == 1
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+            eventually(lambda: client.get("/ready").status == 200, "writes are taken again")
+            client.write(columnar("m", id=[5]))
+        daemon.stop()
+        assert stored_ids(tmp_path / "data") == Counter([1, 2, 3, 5])
+
+
+def test_a_disk_that_takes_neither_files_nor_events_delays_rows_and_loses_none(
+    tmp_path: Path,
+) -> None:
+    flags = ("--workers", "1", "--flush-age-s", "0.1", "--durability", "memory")
     with serving(tmp_path / "data", *flags, log_file=tmp_path / "log") as daemon:
         write_some(daemon)
         with Client(daemon.port) as client:

@@ -11,7 +11,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc.body import decompress
+from ingest.decompress import decompress
 from ingest.errors import CompressionError, TooLargeError
 
 MIB = 2**20
