@@ -10,13 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import msgspec
 
 from arc.metrics import ShardMetrics
 from ingest.columns import ColumnBatch
 from ingest.decompress import decompress
-from ingest.errors import IngestError, OverloadedError, PayloadError, TooLargeError
+from ingest.errors import (
+    IngestError,
+    OverloadedError,
+    PayloadError,
+    StorageError,
+    TooLargeError,
+)
 from ingest.idempotency import body_digest
 from ingest.limits import Limits
 from ingest.log_format import Format, RecordHead
@@ -203,7 +210,8 @@ class WriteDoor:
         try:
             return await self._decode_and_write(head, body, digest)
         except Exception:  # also of a defect: nothing of the request was kept
-            keys.abandon(head.key)
+            with suppress(StorageError):  # it is made up for with the next key
+                keys.abandon(head.key)
             raise
 
     async def _decode_and_write(self, head: WriteHead, body: bytes, digest: bytes) -> int:

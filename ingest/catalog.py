@@ -27,6 +27,7 @@ from pathlib import Path
 
 import msgspec
 
+from ingest import sqlite
 from ingest.columns import ColumnBatch
 from ingest.errors import LimitError, StorageError
 from ingest.paths import TableId, table_dir
@@ -96,7 +97,7 @@ class Catalog:
         # Guards the connection: one transaction at a time, from BEGIN to COMMIT.
         self._lock = threading.Lock()
         with self._refusals():
-            _create_private(self.path)
+            sqlite.create_private(self.path)
             self._connection = sqlite3.connect(
                 self.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
@@ -236,29 +237,8 @@ class Catalog:
             yield
             self._connection.execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:  # SQLite itself ends some when the disk fails
-                self._connection.execute("ROLLBACK")
+            sqlite.roll_back(self._connection)
             raise
 
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Turn what SQLite and the disk refuse into what the pipeline understands."""
-        try:
-            yield
-        except (sqlite3.OperationalError, OSError) as error:
-            raise StorageError(f"catalog {self.path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
-                raise  # a defect of ours
-            raise StorageError(f"catalog {self.path}: {error}") from error
-
-
-def _create_private(path: Path) -> None:
-    """Make an empty file that only its owner reads; SQLite gives its journal the same mode.
-
-    A file that is there is not opened: to close it would drop the locks that another connection
-    of this process holds on it (sqlite.org/howtocorrupt.html, 2.2).
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    def _refusals(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite.refusals(f"catalog {self.path}")

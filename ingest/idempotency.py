@@ -33,13 +33,14 @@ from typing import Any
 
 import msgspec
 
+from ingest import sqlite
 from ingest.clock import Clock
+from ingest.disk import replace_file
 from ingest.errors import (
     IngestError,
     KeyInFlightError,
     KeyReusedError,
     ReplayingError,
-    StorageError,
 )
 from ingest.timestamps import TimeUnit
 
@@ -179,7 +180,7 @@ class KeyWindow:
         self._owed: dict[bytes, bool] = {}
         self._all_read = False
         with self._refusals():
-            _create_private(path)
+            sqlite.create_private(path)
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             try:
                 self._prepare()
@@ -341,8 +342,7 @@ class KeyWindow:
             yield
             self._execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:  # SQLite itself ends some when the disk fails
-                self._connection.execute("ROLLBACK")
+            sqlite.roll_back(self._connection)
             raise
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
@@ -360,24 +360,8 @@ class KeyWindow:
                     raise
             time.sleep(_BUSY_STEP_S)
 
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Turn what SQLite and the disk refuse into what the pipeline understands."""
-        try:
-            yield
-        except (sqlite3.OperationalError, OSError) as error:
-            raise StorageError(f"idempotency keys {self.path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
-                raise  # a defect of ours
-            raise StorageError(f"idempotency keys {self.path}: {error}") from error
-
-
-def _create_private(path: Path) -> None:
-    """Make an empty file that only its owner reads; SQLite gives its journal the same mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    def _refusals(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite.refusals(f"idempotency keys {self.path}")
 
 
 def _shown(key: bytes) -> str:
@@ -522,12 +506,7 @@ class KeyJournal:
         path = next(path for path in paths if not os.path.lexists(path))
         temporary = path.with_suffix(".new")
         try:
-            with open(temporary, "wb", opener=_open_private) as file:
-                file.write(_HEADER.pack(_MAGIC, zlib.crc32(entries)) + entries)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-            _sync_directory(self._folder)
+            replace_file(path, _HEADER.pack(_MAGIC, zlib.crc32(entries)) + entries, temporary)
         except BaseException:
             for name in (temporary, path):
                 with contextlib.suppress(OSError):
@@ -555,15 +534,3 @@ def _read(data: bytes) -> list[KeyEntry] | None:
         at += _ENTRY.size + key_bytes
         entries.append(KeyEntry(lsn, data[at - key_bytes : at], digest, arrival_us))
     return entries
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

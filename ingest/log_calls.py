@@ -5,14 +5,12 @@ Nothing here knows what a log is.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ingest.errors import StorageError
+from ingest.disk import sync_directory
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
@@ -71,23 +69,8 @@ class LogCalls:
 
     def sync_directory(self, path: Path) -> None:
         """Bring the names in a directory to the disk."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path)
 
     def unlink(self, path: Path) -> None:
         """Take a file's name away."""
         path.unlink()
-
-
-@contextlib.contextmanager
-def refusals(path: Path, verb: str) -> Iterator[None]:
-    """Turn what the disk refuses into what the pipeline understands."""
-    try:
-        yield
-    except OSError as error:
-        name = errno.errorcode.get(error.errno or 0)
-        why = f"{os.strerror(error.errno)} ({name})" if error.errno and name else str(error)
-        raise StorageError(f"cannot {verb} {path}: {why}") from error

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ingest.disk import sync_directory
 from ingest.log_format import (
     ALIGNMENT,
     PAGE_BYTES,
@@ -272,7 +273,7 @@ def set_aside(info: SegmentInfo, aside_dir: Path) -> Path:
         copy = aside_dir / f"{stem}-{again}.log"
     temporary.rename(copy)
     for directory in (aside_dir, aside_dir.parent):
-        _sync_directory(directory)
+        sync_directory(directory)
     return copy
 
 
@@ -297,11 +298,3 @@ def _same(one: Path, other: Path) -> bool:
             a.view(at, PIECE_BYTES) == b.view(at, PIECE_BYTES)
             for at in range(0, a.size, PIECE_BYTES)
         )
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,8 +21,9 @@ from typing import Any
 
 import msgspec
 
+from ingest.disk import refusals
 from ingest.errors import StorageError
-from ingest.log_calls import MAX_BUFFERS, LogCalls, refusals
+from ingest.log_calls import MAX_BUFFERS, LogCalls
 from ingest.log_format import (
     PAGE_BYTES,
     RecordEncoder,

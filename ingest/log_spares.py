@@ -12,13 +12,19 @@ import itertools
 import re
 from pathlib import Path
 
-from ingest.log_calls import LogCalls, refusals
+from ingest.disk import refusals
+from ingest.log_calls import LogCalls
 from ingest.log_format import segment_name
 
 _PREFIX = "spare-"
 
 #: Named for the number that it had as a segment; `spare-new-1.log` was none yet.
 _RETIRED = re.compile(r"spare-(\d{12,})\.log", re.ASCII)
+
+
+def spare_paths(folder: Path) -> list[Path]:
+    """The spare files that a folder has, the oldest first."""
+    return sorted(folder.glob(f"{_PREFIX}*.log"))
 
 
 class SpareFiles:
@@ -48,7 +54,7 @@ class SpareFiles:
             The highest number that one of the files had as a segment; 0: none was one.
         """
         highest = 0
-        for path in sorted(self._folder.glob(f"{_PREFIX}*.log")):
+        for path in spare_paths(self._folder):
             retired = _RETIRED.fullmatch(path.name)
             highest = max(highest, int(retired[1]) if retired else 0)
             with refusals(path, "take over"):

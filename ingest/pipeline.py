@@ -35,6 +35,7 @@ from ingest.instruments import PipelineInstruments
 from ingest.limits import Limits
 from ingest.log_format import RecordHead
 from ingest.log_reader import LogReader, SegmentInfo
+from ingest.log_spares import spare_paths
 from ingest.lsn import make_lsn
 from ingest.replay import Replay, Replayed
 from ingest.shard import Shard, shard_dir, shard_numbers
@@ -312,8 +313,8 @@ class Pipeline:
         """Store everything that was replayed, then remove the log it came from."""
         await line.writer.drain()
         await asyncio.to_thread(journal.keep, line.writer.last_lsn)
-        for segment in segments:
-            segment.path.unlink(missing_ok=True)
+        for path in [segment.path for segment in segments] + spare_paths(line.shard.log_dir):
+            path.unlink(missing_ok=True)
 
     async def _adopt_shards(self, recovered: Recovered) -> None:
         """Store what shards had accepted that this daemon no longer has."""
@@ -408,7 +409,7 @@ class Pipeline:
             self._seq += 1
             self._writer.keep(accepted, make_lsn(self._shard.epoch, self._seq))
             if head.key:
-                self.keys.finish([head.key])
+                self._finish([head.key])
             return accepted.num_rows
         future: asyncio.Future[int] = self._loop.create_future()
         try:
@@ -444,14 +445,17 @@ class Pipeline:
     def _finish_keys(self) -> None:
         """Mark the keys of a group as stored, at once, before any of them is answered."""
         keyed, self._keyed = self._keyed, []
-        try:
-            self.keys.finish([key for key, _ in keyed])
-        except StorageError as error:
-            # They are stored, and in the log: the next start knows the keys again. Until then a
-            # repetition meets 409.
-            self._log.error("keys_not_finished", keys=len(keyed), error=str(error))
+        self._finish([key for key, _ in keyed])
         for _, tell in keyed:
             tell()
+
+    def _finish(self, keys: Sequence[bytes]) -> None:
+        try:
+            self.keys.finish(keys)
+        except StorageError as error:
+            # Their rows are kept all the same. Until `_watch` makes up for it, a repetition is
+            # told that the first is in flight.
+            self._log.error("keys_not_finished", keys=len(keys), error=str(error))
 
     # --- the log and the disk ----------------------------------------------------------------
 

@@ -12,7 +12,6 @@ memory budget is taken: a log of any length goes through a budget of any size.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from ingest.arrow_writer import ArrowWriter
 from ingest.budget import MemoryBudget
 from ingest.columns import ColumnBatch
 from ingest.decompress import decompress
+from ingest.disk import DIRECTORY_MODE, replace_file
 from ingest.errors import ClientError
 from ingest.idempotency import KeyEntry, body_digest
 from ingest.instruments import PipelineInstruments
@@ -226,7 +226,8 @@ class Replay:
         record = decoded.record
         rows = sum(batch.num_rows for batch in decoded.batches) or 1
         path = self._aside_dir / f"request-{record.lsn}.body"
-        _write_synced(path, record.body)
+        self._aside_dir.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        replace_file(path, record.body, path.with_suffix(".new"))
         self._instruments.rows_quarantined.inc(rows)
         self._result.rows_quarantined += rows
         self._log.error(
@@ -247,14 +248,3 @@ def _key_entry(record: Record) -> KeyEntry:
     head = record.head
     digest = body_digest(head.database, head.time_unit, record.body)
     return KeyEntry(record.lsn, head.key, digest, head.arrival_us)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

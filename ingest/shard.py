@@ -16,6 +16,7 @@ import os
 import secrets
 from pathlib import Path
 
+from ingest.disk import replace_file, sync_directory
 from ingest.errors import IngestError
 
 
@@ -66,7 +67,7 @@ class Shard:
             raise ShardInUseError(f"{folder} is in use by another process") from None
         try:
             for directory in (state_dir.parent, state_dir, folder.parent, folder):
-                _sync_directory(directory)
+                sync_directory(directory)
             identity = _identity(folder / "id")
             epoch = _read_epoch(folder / "epoch") + 1
             _write_durably(folder / "epoch", f"{epoch}\n")
@@ -111,21 +112,4 @@ def _read_epoch(path: Path) -> int:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    """Replace a small file so that a power cut leaves the old or the new one, never half of it."""
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, text.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_file(path, text.encode(), path.with_suffix(".new"))

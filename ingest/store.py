@@ -26,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 
+from ingest.disk import refusals, sync_directory
 from ingest.errors import IngestError, StorageError
 
 _STAGING_DIR, _LOCKS_DIR = ".arc/staging", ".arc/locks"
@@ -95,11 +96,7 @@ class SystemCalls:
 
     def sync_directory(self, path: Path) -> None:
         """Bring the names in a directory to the disk."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path)
 
     def write(self, descriptor: int, content: bytes) -> None:
         """Append to a file, all of it."""
@@ -172,7 +169,7 @@ class LocalStore:
         Raises:
             StorageError: the file system does not say.
         """
-        with _refusals(self.root, "ask for free space at"):
+        with refusals(self.root, "ask for free space at"):
             return self._calls.free_bytes(self.root)
 
     def stage(
@@ -202,7 +199,7 @@ class LocalStore:
         """
         target = self._target(path)
         temporary = self._temporary(staged_as or target.name)
-        with _refusals(target, "write"):
+        with refusals(target, "write"):
             size_bytes = self._create_filled(temporary, lambda _: write(str(temporary)))
         return StagedFile(path, size_bytes, num_rows, min_time_us, max_time_us, str(temporary))
 
@@ -220,7 +217,7 @@ class LocalStore:
             StorageError: the disk refuses. Nothing is left behind, as far as it lets us.
         """
         path = self._temporary(name)
-        with _refusals(path, "write"):
+        with refusals(path, "write"):
             self._create_filled(path, lambda descriptor: self._calls.write(descriptor, content))
         return path
 
@@ -311,7 +308,7 @@ class LocalStore:
         Raises:
             StorageError: the disk refuses.
         """
-        with _refusals(path, "remove"), contextlib.suppress(FileNotFoundError):
+        with refusals(path, "remove"), contextlib.suppress(FileNotFoundError):
             self._calls.remove(path)
 
     def staged(self, shard: int) -> list[Path]:
@@ -321,7 +318,7 @@ class LocalStore:
             StorageError: the folder cannot be read.
         """
         prefix = f"s{shard:03d}-"
-        with _refusals(self._staging, "read"):
+        with refusals(self._staging, "read"):
             return sorted(
                 path
                 for path in self._staging.iterdir()
@@ -341,7 +338,7 @@ class LocalStore:
             StorageError: the disk refuses.
         """
         target = self._target(path)
-        with _refusals(target, "remove"):
+        with refusals(target, "remove"):
             try:
                 self._calls.remove(target)
             except FileNotFoundError:
@@ -355,7 +352,7 @@ class LocalStore:
             StorageError: the disk refuses, or there is no such file.
         """
         target = self._target(path)
-        with _refusals(target, "sync"):
+        with refusals(target, "sync"):
             self._calls.sync_file(target)
 
     def sync_folders(self, paths: Iterable[str]) -> None:
@@ -412,7 +409,7 @@ class LocalStore:
             StorageError: the disk refuses; one of the two has the name.
         """
         target = self._target(path)
-        with _refusals(target, "replace"):
+        with refusals(target, "replace"):
             self._calls.rename(note, target)
         self._sync({target.parent}, [])
 
@@ -427,7 +424,7 @@ class LocalStore:
             StorageError: the lock file cannot be made or locked.
         """
         path = self._locks / name
-        with _refusals(path, "lock"):
+        with refusals(path, "lock"):
             descriptor = self._calls.lock(path)
         try:
             yield
@@ -478,7 +475,7 @@ class LocalStore:
 
     def _link(self, source: Path, target: Path) -> bool:
         """Give a file one more name; False when that is taken."""
-        with _refusals(target, "publish"):
+        with refusals(target, "publish"):
             try:
                 self._calls.link(source, target)
             except FileExistsError:
@@ -502,7 +499,7 @@ class LocalStore:
         # os.path.exists, unlike Path.exists, also says no when it may not look.
         missing = [path for path in (self.root, *self.root.parents) if not os.path.exists(path)]
         for directory in reversed(missing):
-            with _refusals(directory, "make"):
+            with refusals(directory, "make"):
                 with contextlib.suppress(FileExistsError):
                     self._calls.make_directory(directory)
                 self._calls.sync_directory(directory.parent)
@@ -516,7 +513,7 @@ class LocalStore:
                 unsettled[chain] = None
                 chain = chain.parent
         for directory in sorted(unsettled, key=_depth):
-            with _refusals(directory, "make"), contextlib.suppress(FileExistsError):
+            with refusals(directory, "make"), contextlib.suppress(FileExistsError):
                 self._calls.make_directory(directory)
         return list(unsettled)
 
@@ -524,7 +521,7 @@ class LocalStore:
         """Sync the entries of folders, and the names of unsettled directories."""
         changed = folders | {directory.parent for directory in unsettled}
         for directory in sorted(changed, key=_depth, reverse=True):
-            with _refusals(directory, "sync"):
+            with refusals(directory, "sync"):
                 self._calls.sync_directory(directory)
         if len(self._settled) > _MAX_SETTLED_DIRECTORIES:
             self._settled.clear()
@@ -532,7 +529,7 @@ class LocalStore:
 
 
 def _is_same_file(source: Path, target: Path) -> bool:
-    with _refusals(target, "publish"):
+    with refusals(target, "publish"):
         return os.path.samestat(os.lstat(source), os.lstat(target))
 
 
@@ -548,14 +545,3 @@ def _may_be_linked(source: Path, target: Path) -> bool:
 
 def _depth(path: Path) -> tuple[int, Path]:
     return len(path.parts), path
-
-
-@contextlib.contextmanager
-def _refusals(path: Path, verb: str) -> Iterator[None]:
-    """Turn what the disk refuses into what the pipeline understands."""
-    try:
-        yield
-    except OSError as error:
-        name = errno.errorcode.get(error.errno or 0)
-        why = f"{os.strerror(error.errno)} ({name})" if error.errno and name else str(error)
-        raise StorageError(f"cannot {verb} {path}: {why}") from error

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ingest": (
         ("errors", "clock", "kernels", "lsn"),
-        ("columns", "limits", "instruments", "paths", "budget", "shard", "decompress"),
+        ("columns", "limits", "instruments", "paths", "budget", "disk", "decompress"),
+        ("shard", "sqlite"),
         ("timestamps", "schema", "log_calls", "log_pieces", "findings"),
         ("assemble", "idempotency", "log_format"),
         ("msgpack_slow", "log_reader", "log_spares"),

@@ -1,14 +1,12 @@
-"""The calls do what the system does, and what it refuses names the file and the reason."""
+"""The calls do what the system does."""
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import pytest
 
-from ingest.errors import StorageError
-from ingest.log_calls import LogCalls, refusals
+from ingest.log_calls import LogCalls
 
 
 def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -27,14 +25,3 @@ def test_a_file_that_exists_is_not_made_again(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     with pytest.raises(FileExistsError):
         LogCalls().create(tmp_path / "f")
-
-
-def test_a_refusal_names_what_and_why(tmp_path: Path) -> None:
-    message = r"cannot write /x/1\.log: No space left on device \(ENOSPC\)"
-    with pytest.raises(StorageError, match=message), refusals(Path("/x/1.log"), "write"):
-        raise OSError(errno.ENOSPC, "whatever")
-    with (
-        pytest.raises(StorageError, match="cannot write /x: strange"),
-        refusals(Path("/x"), "write"),
-    ):
-        raise OSError("strange")
