@@ -168,15 +168,25 @@ def shown_read_only(where: Path) -> Iterator[None]:
     """Let a directory look like one of a read-only file system to whoever opens a path in it.
 
     A file system with files open for writing cannot be made read-only and writable again: the
-    kernel refuses a remount as busy. So the directory is mounted once more over itself, read-only.
-    What is open stays writable; each new file, name or directory is refused with EROFS.
+    kernel refuses a remount as busy. So the directory is mounted once more over itself, read-only
+    from the first moment, as a copy of a mount that nobody uses. What is open stays writable; each
+    new file, name or directory is refused with EROFS.
     """
-    run("mount", "--bind", str(where), str(where))
+    aside = where.with_name(f"{where.name}-read-only")
+    aside.mkdir()
     try:
-        run("mount", "-o", "remount,bind,ro", str(where))
-        yield
+        run("mount", "--bind", str(where), str(aside))
+        try:
+            run("mount", "-o", "remount,bind,ro", str(aside))
+            run("mount", "--bind", str(aside), str(where))
+        finally:
+            unmount(aside)
+        try:
+            yield
+        finally:
+            unmount(where)
     finally:
-        unmount(where)
+        aside.rmdir()
 
 
 def unmount(where: Path) -> None:
