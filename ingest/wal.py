@@ -1,9 +1,11 @@
 """The log of one shard: requests in, and an answer for each once it is in the log.
 
 Nothing waits for a timer: a group is written as soon as the one before it is, and holds all that
-came meanwhile. The event loop only queues; one thread writes, syncs, opens and retires segments
-(`ingest/log_segment.py`). A group whose write or sync failed is refused as a whole, after a new
-segment was tried; when that fails too, the log is read-only, and asks again until it works.
+came meanwhile. A log that is synced has a thread, which writes, syncs, opens and retires segments
+(`ingest/log_segment.py`), while the event loop only queues. One that is not synced has none: its
+writes end in the page cache, and handing them to a thread costs more than they do. A group whose
+write or sync failed is refused as a whole, after a new segment was tried; when that fails too, the
+log is read-only, and asks again until it works.
 
 What a body says is not looked at here, and nothing is read back: `ingest/log_reader.py` does that.
 """
@@ -96,7 +98,7 @@ class _Written(msgspec.Struct):
 
 
 class Wal:
-    """One shard's log. Lives on one event loop, and has one thread of its own.
+    """One shard's log. Lives on one event loop; one thread of its own does what waits for a disk.
 
     Args:
         folder: Of the segments; made when missing.
@@ -129,6 +131,8 @@ class Wal:
         self.last_lsn = make_lsn(epoch, 0)
         self.num_segments = self.num_bytes = 0
         self._folder = folder
+        self._sync = settings.sync
+        self._started = False
         self._instruments = instruments
         self._log = log
         self._files = LogFiles(
@@ -167,8 +171,10 @@ class Wal:
         error = self._open()
         if error is not None:
             self._turn_read_only(error)
-        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
-        self._thread.start()
+        self._started = True
+        if self._sync:
+            self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+            self._thread.start()
 
     # --------------------------------------------------------------------------------- on the loop
 
@@ -206,7 +212,7 @@ class Wal:
             num_bytes += num_body
             group.append(waiting.popleft())
         if group:
-            self._jobs.put(lambda: self._write(group, num_bytes))
+            self._submit(lambda: self._write(group, num_bytes))
         else:
             self._busy = False
             self._idle.set()
@@ -260,7 +266,7 @@ class Wal:
             self._instruments.log_read_only.set(1)
         self.refusal = str(error)
         if not self._closed:
-            self._probe_timer = self._loop.call_later(PROBE_S, self._jobs.put, self._probe)
+            self._probe_timer = self._loop.call_later(PROBE_S, self._submit, self._probe)
 
     def _probed(self, error: StorageError | None) -> None:
         if error is not None:
@@ -273,14 +279,14 @@ class Wal:
 
     def trim(self, low_water_lsn: int) -> None:
         """Give up segments that hold only rows with a lower LSN, which are all stored."""
-        self._jobs.put(lambda: self._retire(low_water_lsn))
+        self._submit(lambda: self._retire(low_water_lsn))
 
     async def close(self) -> None:
         """Write what waits, end the thread, and remove what is not needed any more.
 
         Segments with rows in need stay, as do all when the disk refuses.
         """
-        if self._closed or self._thread is None:
+        if self._closed or not self._started:
             return
         self._closed = True
         self.refusal = self.refusal or "the log is closed"
@@ -288,28 +294,43 @@ class Wal:
         if self._probe_timer is not None:
             self._probe_timer.cancel()
         ended = self._loop.create_future()
-        self._jobs.put(lambda: self._end(ended))
+        self._submit(lambda: self._end(ended))
         await ended
-        self._thread.join()
+        self._end_thread()
 
     def abandon(self) -> None:
         """End the thread and leave every segment as it is: what a kill would leave."""
-        if self._closed or self._thread is None:
+        if self._closed or not self._started:
             return
         self._closed = True
         self.refusal = self.refusal or "the log is closed"
         if self._probe_timer is not None:
             self._probe_timer.cancel()
-        self._jobs.put(None)
-        self._thread.join()
+        self._end_thread()
 
-    # ------------------------------------------------------------------------------- in the thread
+    def _submit(self, job: Callable[[], None]) -> None:
+        # HOT, once a group. On the loop at the level of page: 8.2 -> 8.9 M records/s with two
+        # workers and 64 connections (docs/profiling/2026-11-20-log-thread.md).
+        if self._sync:
+            self._jobs.put(job)
+        else:
+            job()
+
+    def _end_thread(self) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+
+    # ------------------------------------------------------------------- in the thread, if any
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
 
     def _post(self, callback: Callable[..., object], *args: object) -> None:
+        if not self._sync:
+            callback(*args)
+            return
         with contextlib.suppress(RuntimeError):  # the loop ended before us: nobody waits
             self._loop.call_soon_threadsafe(callback, *args)
 
@@ -355,4 +376,3 @@ class Wal:
             self._post(self._not_retired, error)
         self._post(self._account, self._files.usage())
         self._post(ended.set_result, None)
-        self._jobs.put(None)
