@@ -1,4 +1,4 @@
-"""One worker process, as its supervisor sees it: started, ready, asked to stop, ended.
+"""One worker process, as its supervisor sees it: spawned, told what it is, ready, ended.
 
 It knows nothing of other workers, of restarts or of what a worker does.
 """
@@ -20,38 +20,28 @@ class Child:
     """A running worker process.
 
     Attributes:
-        shard: Its number.
+        shard: Its number; -1 until `assign`.
         pid: Its process id.
         ready: Done when it said so (True) or when it cannot any more (False).
     """
 
     def __init__(
-        self, shard: int, process: asyncio.subprocess.Process, ready: asyncio.Future[bool]
+        self, process: asyncio.subprocess.Process, ready: asyncio.Future[bool], its_ready_fd: int
     ) -> None:
-        self.shard = shard
+        self.shard = -1
         self.pid = process.pid
         self.ready = ready
         self._process = process
+        self._its_ready_fd = its_ready_fd
         self._started_s = time.monotonic()
 
     @classmethod
-    async def start(
-        cls,
-        command: Sequence[str],
-        config: Config,
-        shard: int,
-        inherited_fd: int,
-        *,
-        others_serving: bool,
-    ) -> Child:
-        """Start a worker and tell it what it is.
+    async def spawn(cls, command: Sequence[str], inherited_fd: int) -> Child:
+        """Start a process that gets itself ready and then waits to be told what it is.
 
         Args:
             command: Program and arguments.
-            config: Resolved.
-            shard: Number of the worker.
             inherited_fd: Left open in the worker, which does not use it.
-            others_serving: As in `WorkerStart`.
 
         Raises:
             OSError: the system cannot start a process now.
@@ -70,14 +60,30 @@ class Child:
             raise
         finally:
             os.close(its_ready_fd)
-        assert process.stdin is not None
-        start = WorkerStart(config, shard, its_ready_fd, others_serving)
-        process.stdin.write(start.to_line())
-        return cls(shard, process, _when_ready(ready_fd))
+        return cls(process, _when_ready(ready_fd), its_ready_fd)
+
+    def assign(self, config: Config, shard: int, *, others_serving: bool) -> None:
+        """Tell it what it is, once. That it has died meanwhile shows in `ready` and `wait`.
+
+        Args:
+            config: Resolved.
+            shard: Number of the worker.
+            others_serving: As in `WorkerStart`.
+        """
+        assert self._process.stdin is not None
+        self.shard = shard
+        self._started_s = time.monotonic()
+        start = WorkerStart(config, shard, self._its_ready_fd, others_serving)
+        self._process.stdin.write(start.to_line())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended."""
+        return self._process.returncode is not None
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since it was told what it is."""
         return time.monotonic() - self._started_s
 
     async def wait(self) -> int:

@@ -66,6 +66,8 @@ class Supervisor:
         self._started_at = datetime.datetime.now(datetime.UTC)
         self._running: dict[int, Child] = {}  # by shard: started and not seen to end
         self._ready: dict[int, Child] = {}  # by shard: those of them that serve
+        self._standby: Child | None = None  # has imported everything, and waits for a shard
+        self._spawning: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._announced = False  # all workers were ready at one time
         self._failed = False  # a worker gave up at the start, or lost rows at the end
@@ -135,16 +137,11 @@ class Supervisor:
     async def _run_one(self, shard: int) -> None:
         """From a worker's start to its end."""
         try:
-            child = await Child.start(
-                self._command,
-                self._config,
-                shard,
-                self._lock.fd,
-                others_serving=bool(self._ready),
-            )
+            child = await self._next_child()
         except OSError as error:  # no memory or no process ids now
             self._log.error("worker_not_started", shard=shard, error=str(error))
             return
+        child.assign(self._config, shard, others_serving=bool(self._ready))
         self._running[shard] = child
         if self._stopping.is_set():  # while it was being started
             child.terminate()
@@ -153,6 +150,29 @@ class Supervisor:
         status = await child.wait()
         del self._running[shard]
         self._on_end(child, status)
+
+    async def _next_child(self) -> Child:
+        """The process that stands by, or a new one where there is none.
+
+        Raises:
+            OSError: the system cannot start a process now.
+        """
+        child, self._standby = self._standby, None
+        if child is not None and not child.has_ended:
+            return child
+        return await Child.spawn(self._command, self._lock.fd)
+
+    async def _stand_by(self) -> None:
+        """Have a process ready that can take the place of a dead worker at once.
+
+        To start Python and to import takes 0.6 s of a processor, and several when all of them
+        are busy with what the other workers serve.
+        """
+        with contextlib.suppress(OSError):  # then the next worker is started when it is needed
+            child = await Child.spawn(self._command, self._lock.fd)
+            if self._stopping.is_set():
+                child.kill()
+            self._standby = child
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -169,6 +189,8 @@ class Supervisor:
         if all_ready and not self._announced:
             self._announced = True
             self._announce()
+        if all_ready and self._standby is None and not self._stopping.is_set():
+            self._spawning = asyncio.create_task(self._stand_by())
 
     def _publish(self) -> None:
         try:
@@ -213,6 +235,11 @@ class Supervisor:
         """Stop every worker: in order if they can, by force when the time is up."""
         for child in self._running.values():
             child.terminate()
+        if self._spawning is not None:
+            await self._spawning
+        if self._standby is not None:
+            self._standby.kill()  # it has nothing
+            await self._standby.wait()
         _, late = await asyncio.wait(keepers, timeout=self._config.shutdown_timeout_s)
         if late:
             self._log.error(

@@ -51,11 +51,14 @@ SWITCH_INTERVAL_S = 0.0005
 
 def main() -> int:
     """Run one worker until it is told to stop."""
-    start = read_start(sys.stdin.buffer)
     tune_heap()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    log = configure(start.config.log_level, start.config.log_format, shard=start.shard)
     warm_all()
+    try:
+        start = read_start(sys.stdin.buffer)  # of a process that stands by, perhaps days later
+    except EOFError:
+        return 0  # the supervisor is gone, and never had work for this one
+    log = configure(start.config.log_level, start.config.log_format, shard=start.shard)
     return uvloop.run(_serve(start, log))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from arc.banner import first_batch_command
@@ -265,7 +266,39 @@ def test_workers_outlive_a_killed_supervisor_only_to_write_what_they_hold(
             wait_for_end(pid)
     assert [(tmp_path / f"drained-{n}").read_text() for n in (0, 1)] == ["alone", "alone"]
     assert daemon.where.daemon_json.exists()
-    assert find_daemon(tmp_path).state is State.STOPPED
+    # The process that stood by ends, too, once it has read that nobody needs it.
+    eventually(lambda: find_daemon(tmp_path).state is State.STOPPED, "nobody holds the lock")
+
+
+def standing_by(daemon: Running) -> list[int]:
+    """Process ids of its children that are no announced worker."""
+    workers = {worker.pid for worker in daemon.info().workers}
+    children = psutil.Process(daemon.process.pid).children()
+    return [child.pid for child in children if child.pid not in workers]
+
+
+def test_a_dead_worker_is_replaced_by_the_process_that_stands_by(tmp_path: Path) -> None:
+    with running(tmp_path, workers="2") as daemon:
+        for _ in range(2):
+            eventually(lambda: standing_by(daemon), "a process stands by")
+            [spare] = standing_by(daemon)
+            os.kill(daemon.info().workers[1].pid, signal.SIGKILL)
+            daemon.wait_for("worker_ready", shard=1, pid=spare)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+
+
+def test_a_process_that_stood_by_and_died_is_no_loss(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        [worker] = daemon.info().workers
+        eventually(lambda: standing_by(daemon), "a process stands by")
+        [spare] = standing_by(daemon)
+        os.kill(spare, signal.SIGKILL)
+        eventually(lambda: not standing_by(daemon), "it is gone")
+        os.kill(worker.pid, signal.SIGKILL)
+        daemon.wait_for("worker_ready", shard=0)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
 
 
 @pytest.mark.parametrize(("durability", "in_log", "lost"), [("memory", 0, 10), ("page", 10, 0)])

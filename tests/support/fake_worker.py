@@ -55,4 +55,8 @@ async def serve(start: WorkerStart, manners: list[str]) -> int:
 if __name__ == "__main__":
     if "fail" in sys.argv:
         sys.exit(7)
-    sys.exit(asyncio.run(serve(read_start(sys.stdin.buffer), sys.argv[1:])))
+    try:
+        told = read_start(sys.stdin.buffer)
+    except EOFError:  # stood by, and was never needed
+        sys.exit(0)
+    sys.exit(asyncio.run(serve(told, sys.argv[1:])))
