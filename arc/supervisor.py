@@ -33,7 +33,7 @@ from arc.runtime import (
 from arc.version import VERSION
 
 #: A worker that lived this long ended for a new reason: it is restarted at once again.
-STABLE_S = 10.0
+STABLE_S = 2.0
 #: Pauses before the 1st, 2nd, ... restart of a worker that keeps ending sooner; then the last.
 RESTART_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 
@@ -143,6 +143,7 @@ class Supervisor:
             return
         child.assign(self._config, shard, others_serving=bool(self._ready))
         self._running[shard] = child
+        self._have_standby()  # the next may die soon
         if self._stopping.is_set():  # while it was being started
             child.terminate()
         if await child.ready:
@@ -161,6 +162,12 @@ class Supervisor:
         if child is not None and not child.has_ended:
             return child
         return await Child.spawn(self._command, self._lock.fd)
+
+    def _have_standby(self) -> None:
+        """See to it that a process stands by, once the daemon has started."""
+        busy = self._spawning is not None and not self._spawning.done()
+        if self._announced and self._standby is None and not busy and not self._stopping.is_set():
+            self._spawning = asyncio.create_task(self._stand_by())
 
     async def _stand_by(self) -> None:
         """Have a process ready that can take the place of a dead worker at once.
@@ -189,8 +196,7 @@ class Supervisor:
         if all_ready and not self._announced:
             self._announced = True
             self._announce()
-        if all_ready and self._standby is None and not self._stopping.is_set():
-            self._spawning = asyncio.create_task(self._stand_by())
+        self._have_standby()
 
     def _publish(self) -> None:
         try:
