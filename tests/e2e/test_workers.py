@@ -21,6 +21,9 @@ pytestmark = pytest.mark.e2e
 #: Rows that the workers hold in memory when one of them is killed: of the first, of the second.
 FIRST, SECOND = 7, 10
 
+#: That write while a worker is killed.
+CLIENTS = 4
+
 
 @pytest.fixture(scope="module", params=["memory", "disk"])
 def level(request: pytest.FixtureRequest) -> str:
@@ -143,7 +146,7 @@ def test_a_worker_killed_under_load_costs_no_more_rows_than_are_counted(
 ) -> None:
     flags = ("--workers", "2", "--flush-age-s", "0.05", "--durability", level)
     with serving(tmp_path / "data", *flags) as daemon:
-        load = Load(daemon.port, clients=4)
+        load = Load(daemon.port, clients=CLIENTS)
         load.wait_for(300)
         daemon.worker(1).send_signal(signal.SIGKILL)
         daemon.wait_for("worker_ready", shard=1)
@@ -157,5 +160,6 @@ def test_a_worker_killed_under_load_costs_no_more_rows_than_are_counted(
     lost = told["rows_accepted"] - told["rows_stored"]
     assert told["rows_lost"] == lost
     assert sum(number not in found for number in load.acknowledged) <= lost
-    assert told["rows_stored"] <= found.total() <= told["rows_accepted"]
+    # A worker that is killed may have logged what it had not counted yet: one row of each client.
+    assert told["rows_stored"] <= found.total() <= told["rows_accepted"] + CLIENTS
     assert level == "memory" or not lost
