@@ -8,9 +8,11 @@ headers and status codes, but no server, so that the fast door and aiohttp share
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +33,8 @@ from ingest.msgpack_decoder import decode
 from ingest.paths import check_database
 from ingest.pipeline import Pipeline
 from ingest.timestamps import TimeUnit
+
+_T = TypeVar("_T")
 
 DEFAULT_DATABASE = "default"
 
@@ -197,13 +201,8 @@ class WriteDoor:
 
     async def _store_once(self, head: WriteHead, body: bytes) -> int:
         """Store a body unless its key was stored before. Of a repetition, no row is accepted."""
-        loop, keys = asyncio.get_running_loop(), self._pipeline.keys
-        if len(body) > INLINE_BYTES:
-            digest = await loop.run_in_executor(
-                self._threads, body_digest, head.database, head.time_unit, body
-            )
-        else:
-            digest = body_digest(head.database, head.time_unit, body)
+        keys = self._pipeline.keys
+        digest = await self._run(body, body_digest, head.database, head.time_unit, body)
         if not keys.begin(head.key, digest):
             self._metrics.pipeline.keys_repeated.inc()
             return 0
@@ -215,13 +214,16 @@ class WriteDoor:
             raise
 
     async def _decode_and_write(self, head: WriteHead, body: bytes, digest: bytes) -> int:
-        if len(body) > INLINE_BYTES:
-            loop = asyncio.get_running_loop()
-            decoded = await loop.run_in_executor(self._threads, self._decode, head, body)
-        else:
-            decoded = self._decode(head, body)
+        decoded = await self._run(body, self._decode, head, body)
         stored = self._write(head, body, *decoded, digest)
         return stored if isinstance(stored, int) else await stored
+
+    async def _run(self, body: bytes, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what takes time by the size of a body: in a thread if that is large."""
+        if len(body) <= INLINE_BYTES:
+            return work(*arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, work, *arguments)
 
     def _write(
         self,
@@ -237,8 +239,21 @@ class WriteDoor:
         except IngestError as error:
             error.num_rows = _num_rows(batches)
             raise
-        self._metrics.bytes_accepted.inc(len(body))
+        if isinstance(stored, int):
+            self._metrics.bytes_accepted.inc(len(body))
+        else:
+            stored.add_done_callback(partial(self._count, len(body), batches))
         return stored
+
+    def _count(
+        self, num_bytes: int, batches: Sequence[ColumnBatch], stored: asyncio.Future[int]
+    ) -> None:
+        """What became of a body that waited; before anybody else hears of it."""
+        error = stored.exception()
+        if error is None:
+            self._metrics.bytes_accepted.inc(num_bytes)
+        elif isinstance(error, IngestError):
+            error.num_rows = _num_rows(batches)
 
     def _decode(self, head: WriteHead, body: bytes) -> tuple[int, list[ColumnBatch]]:
         """When the body arrived, microseconds, and what is in it."""

@@ -6,8 +6,10 @@ A request goes to aiohttp when it is chunked, so each case is sent both ways.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from backports import zstd
 
 from arc.config import Config, resolve
 from arc.fast_door import MAX_HEAD_BYTES
+from arc.metrics import Totals
+from arc.metrics_table import METRICS
 from arc.runtime import DAEMON_JSON
 from arc.worker import Worker
 
@@ -334,6 +338,37 @@ async def test_nothing_is_taken_before_the_log_was_replayed(
     reply = await ask(port, door(columnar(), {}))
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert "replaying" in reply.error
+
+
+@DOORS
+@pytest.mark.parametrize("size", [2, 60_000], ids=["small", "large"])
+async def test_rows_refused_after_a_wait_are_counted_and_their_bytes_are_not_accepted(
+    serve: Serve, door: Send, size: int, tmp_path: Path
+) -> None:
+    worker, port = await serve()
+    both = columnar("new", x=[1.5] * size) + columnar("new", x=["text"] * size)
+    assert (await ask(port, door(both, {}))).status == 400  # a new table: the catalog decides
+    refused = Totals(tmp_path / ".arc" / "run")
+    (metric,) = [one for one in METRICS if one.name == "arc_rows_rejected_total"]
+    assert refused.value(metric, ("type_conflict",)) == 2 * size
+    assert worker.metrics.bytes_accepted.value == 0
+
+
+@DOORS
+async def test_bytes_that_the_log_refuses_are_not_accepted(
+    serve: Serve, door: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, port = await serve()
+    assert (await ask(port, door(columnar(), {}))).status == 204
+    accepted = worker.metrics.bytes_accepted.value
+    assert accepted == len(columnar())
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("ingest.log_calls.os.fdatasync", broken)
+    assert (await ask(port, door(columnar(), {}))).status == 503
+    assert worker.metrics.bytes_accepted.value == accepted
 
 
 async def test_a_stop_does_not_wait_for_a_body_that_never_comes(serve: Serve) -> None:
