@@ -10,9 +10,9 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -23,6 +23,8 @@ from arc.runtime import State, find_daemon
 if TYPE_CHECKING:
     from ingest.log_survey import LogFile, ShardLog
     from ingest.verify import Report
+
+_T = TypeVar("_T")
 
 EXIT_FINDINGS, EXIT_UNABLE = 1, 2
 
@@ -69,18 +71,10 @@ def verify(
     Changes nothing, and may run beside a daemon. Exits with 0 if there are no errors, 1 if there
     are, 2 if it could not look.
     """
-    from ingest.errors import IngestError
     from ingest.findings import Severity
     from ingest.verify import verify as look
 
-    root = _root(data_dir)
-    progress = _Progress()
-    try:
-        report = look(root, running=_is_running(root), quick=quick, progress=progress)
-    except (IngestError, OSError) as error:
-        _fail(error)
-    finally:
-        progress.clear()
+    report = _looked(look, data_dir, quick)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
@@ -93,22 +87,28 @@ def wal(data_dir: DataDirArgument = None, as_json: Json = False, quick: QuickWal
 
     Changes nothing, and may run beside a daemon. Exits with 0, or 2 if it could not look.
     """
-    from ingest.errors import IngestError
     from ingest.verify import survey_logs
 
-    root = _root(data_dir)
-    progress = _Progress()
-    try:
-        logs = survey_logs(root, running=_is_running(root), quick=quick, progress=progress)
-    except (IngestError, OSError) as error:
-        _fail(error)
-    finally:
-        progress.clear()
+    logs = _looked(survey_logs, data_dir, quick)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(_without_spans(logs))).decode())
     else:
         print("\n".join(_wal_lines(logs, time.time())))
     sys.exit(0)
+
+
+def _looked(look: Callable[..., _T], data_dir: str | None, quick: bool) -> _T:
+    """Have somebody look at a data directory, with progress; ends the process if that fails."""
+    from ingest.errors import IngestError
+
+    root = _root(data_dir)
+    progress = _Progress()
+    try:
+        return look(root, running=_is_running(root), quick=quick, progress=progress)
+    except (IngestError, OSError) as error:
+        _fail(error)
+    finally:
+        progress.clear()
 
 
 def _root(data_dir: str | None) -> Path:

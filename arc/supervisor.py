@@ -176,10 +176,7 @@ class Supervisor:
         are busy with what the other workers serve.
         """
         with contextlib.suppress(OSError):  # then the next worker is started when it is needed
-            child = await Child.spawn(self._command, self._lock.fd)
-            if self._stopping.is_set():
-                child.kill()
-            self._standby = child
+            self._standby = await Child.spawn(self._command, self._lock.fd)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

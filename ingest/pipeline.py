@@ -33,6 +33,7 @@ from ingest.errors import (
 from ingest.idempotency import KeyEntry, KeyJournal, KeyWindow
 from ingest.instruments import PipelineInstruments
 from ingest.limits import Limits
+from ingest.log_calls import LogCalls
 from ingest.log_format import RecordHead
 from ingest.log_reader import LogReader, SegmentInfo
 from ingest.log_spares import spare_paths
@@ -41,7 +42,7 @@ from ingest.replay import Replay, Replayed
 from ingest.shard import Shard, shard_dir, shard_numbers
 from ingest.store import LocalStore
 from ingest.table_log import DeltaTableLog
-from ingest.wal import LogCalls, Wal, WalSettings
+from ingest.wal import Wal, WalSettings
 
 #: Folder of the daemon's own state, below the data directory. No database can have this name.
 STATE_DIR = ".arc"
@@ -113,7 +114,7 @@ class Recovered(msgspec.Struct):
 
 
 class _Line:
-    """One shard's way from accepted batches to its tables: writer, table log, and its numbers."""
+    """One shard's way from accepted batches to its tables: writer, table log, keys, numbers."""
 
     def __init__(
         self,
@@ -127,6 +128,7 @@ class _Line:
         log: FilteringBoundLogger,
     ) -> None:
         self.shard = shard
+        self.journal = KeyJournal(shard.log_dir, settings.idempotency_window_s, clock)
         self.table_log = DeltaTableLog(store, shard.app_id, shard.number, instruments, log)
         self.writer = ArrowWriter(
             settings.writer,
@@ -209,8 +211,8 @@ class Pipeline:
             self.clock,
             shards=range(settings.num_shards),
         )
-        self._journal = KeyJournal(self._shard.log_dir, settings.idempotency_window_s, self.clock)
         self._line = self._open_line(self._shard)
+        self._journal = self._line.journal
         self._writer = self._line.writer
         self._writer.on_stored = self._trim
         self._wal = None if settings.durability == "memory" else self._open_wal(log_calls)
@@ -263,22 +265,31 @@ class Pipeline:
             ShardInUseError: a shard that this daemon no longer has is in use.
         """
         recovered = Recovered()
-        cleaned = await asyncio.to_thread(self._line.table_log.recover)
-        recovered.files_removed += cleaned.files_removed
-        replayed = await self._run_replay(self._line)
-        recovered.add(replayed)
-        await self._restore_keys(self._journal, replayed.keys)
-        self._writer.advance(replayed.last_lsn)
+        segments = await self._bring_back(self._line, recovered)
         if self._wal is None:
-            await self._empty_log(self._line, self._journal, replayed.segments)
+            await self._empty_log(self._line, segments)
         else:
-            self._wal.adopt(replayed.segments)
+            self._wal.adopt(segments)
             self._wal.start()
         await self._adopt_shards(recovered)
         self.keys.forget_in_flight()
         self._recovered = True
         self._trim()
         return recovered
+
+    async def _bring_back(self, line: _Line, recovered: Recovered) -> Sequence[SegmentInfo]:
+        """Remove what a shard had not committed, and buffer what it had logged.
+
+        Returns:
+            The segments of its log, all of whose rows are in buffers or tables now.
+        """
+        cleaned = await asyncio.to_thread(line.table_log.recover)
+        recovered.files_removed += cleaned.files_removed
+        replayed = await self._run_replay(line)
+        recovered.add(replayed)
+        await self._restore_keys(line.journal, replayed.keys)
+        line.writer.advance(replayed.last_lsn)
+        return replayed.segments
 
     async def _run_replay(self, line: _Line) -> Replayed:
         self._replay = line.replay()
@@ -307,12 +318,10 @@ class Pipeline:
             self._log.error("keys_damaged", path=str(path))
         self.keys.restore([*entries, *keys])
 
-    async def _empty_log(
-        self, line: _Line, journal: KeyJournal, segments: Sequence[SegmentInfo]
-    ) -> None:
+    async def _empty_log(self, line: _Line, segments: Sequence[SegmentInfo]) -> None:
         """Store everything that was replayed, then remove the log it came from."""
         await line.writer.drain()
-        await asyncio.to_thread(journal.keep, line.writer.last_lsn)
+        await asyncio.to_thread(line.journal.keep, line.writer.last_lsn)
         for path in [segment.path for segment in segments] + spare_paths(line.shard.log_dir):
             path.unlink(missing_ok=True)
 
@@ -330,20 +339,13 @@ class Pipeline:
     async def _adopt(self, number: int, recovered: Recovered) -> None:
         shard = Shard.acquire(self._state_dir, number)
         line = self._open_line(shard)
-        journal = KeyJournal(shard.log_dir, self._settings.idempotency_window_s, self.clock)
         flush_task = self._loop.create_task(line.writer.run())
         try:
-            cleaned = await asyncio.to_thread(line.table_log.recover)
-            replayed = await self._run_replay(line)
-            await self._restore_keys(journal, replayed.keys)
-            line.writer.advance(replayed.last_lsn)
-            await self._empty_log(line, journal, replayed.segments)
+            await self._empty_log(line, await self._bring_back(line, recovered))
         finally:
             flush_task.cancel()
             line.writer.close()
             shard.release()
-        recovered.files_removed += cleaned.files_removed
-        recovered.add(replayed)
 
     # --- a request ---------------------------------------------------------------------------
 
@@ -431,7 +433,7 @@ class Pipeline:
         """The log has a request, or has refused it: keep it or let go of it, and tell."""
         if error is not None:
             self._writer.give_back(accepted)
-            future.set_exception(type(error)(str(error)))
+            future.set_exception(error)
             return
         self._writer.keep(accepted, lsn)
         if not head.key:

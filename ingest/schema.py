@@ -29,8 +29,6 @@ from ingest.errors import InvalidNameError, LimitError, TypeConflictError, Value
 from ingest.limits import MAX_COLUMN_NAME_BYTES
 from ingest.paths import check_measurement
 
-#: Every table has this column, and decoders take it out of a batch.
-
 _MAX_INT64 = 2**63 - 1
 
 #: How much of a text a message repeats, in characters.

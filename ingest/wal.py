@@ -29,28 +29,11 @@ from ingest.instruments import PipelineInstruments
 from ingest.log_calls import LogCalls
 from ingest.log_format import (
     MAX_KEY_BYTES,
-    Corruption,
-    Format,
-    Record,
     RecordHead,
     SegmentInfo,
 )
-from ingest.log_reader import LogReader, set_aside
 from ingest.log_segment import Item, LogFiles
 from ingest.lsn import make_lsn
-
-__all__ = [
-    "Corruption",
-    "Format",
-    "LogCalls",
-    "LogReader",
-    "Record",
-    "RecordHead",
-    "SegmentInfo",
-    "Wal",
-    "WalSettings",
-    "set_aside",
-]
 
 #: How long a read-only log waits before it asks the disk again.
 PROBE_S = 0.5

@@ -23,10 +23,10 @@ from ingest.errors import KeyReusedError, OverloadedError, ReplayingError, Stora
 from ingest.idempotency import body_digest
 from ingest.instruments import null
 from ingest.limits import Limits
+from ingest.log_calls import LogCalls
 from ingest.log_format import Format, RecordHead
 from ingest.msgpack_decoder import decode
 from ingest.pipeline import Pipeline, PipelineSettings
-from ingest.wal import LogCalls
 
 START_US = 1_700_000_000_000_000
 NEVER = WriterSettings(flush_age_s=3_600.0)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from benchmarks.torture import mounts
@@ -26,7 +26,7 @@ from benchmarks.torture.daemon import Daemon
 from benchmarks.torture.inject import RESUME_S, check_statuses
 from benchmarks.torture.load import Ledger, Load, Options, Outcome
 from benchmarks.torture.oracle import Verdict
-from benchmarks.torture.power import check_leftovers
+from benchmarks.torture.power import judge_all
 from benchmarks.torture.program import Context
 from benchmarks.torture.watch import Watch
 
@@ -59,24 +59,12 @@ class FullDisk:
 
     def round(self, context: Context) -> Verdict:
         """Fill it, wait for refusals, free it, wait for 204."""
-        chance, verdict = context.chance, Verdict()
+        chance = context.chance
         age, watermark = chance.choice(FLUSH_AGES_S), chance.choice(WATERMARKS)
         flags = (*FULL_FLAGS, "--min-free-disk-bytes", watermark, "--flush-age-s", age)
         with mounts.tmpfs(context.folder, DISK_BYTES) as disk:
-            data_dir = disk / "data"
-            with context.daemon(*flags, data_dir=data_dir) as daemon:
-                daemon.start()
-                daemon.wait_until_ready()
-                with _under_load(context, daemon, verdict) as watch:
-                    with _balloon(disk / "balloon", chance.choice((0, 1 << 20, 6 << 20))):
-                        _expect_refusals(watch, FULL_TIMEOUT_S, verdict)
-                        time.sleep(0.2 if context.quick else FULL_S)
-                    _expect_resumption(watch, verdict)
-                _restart(context, daemon)
-            found = context.judge(data_dir)
-            found.add(verdict)
-            check_leftovers(data_dir, found)
-        return found
+            balloon = _balloon(disk / "balloon", chance.choice((0, 1 << 20, 6 << 20)))
+            return _refused_and_resumed(context, disk / "data", flags, balloon)
 
 
 class ReadOnly:
@@ -101,23 +89,10 @@ class ReadOnly:
             return self._hide(context, device)
 
     def _hide(self, context: Context, device: str) -> Verdict:
-        verdict = Verdict()
         where = context.folder / "disk"
         with mounts.mounted(device, where, "defaults", "ext4") as disk:
-            data_dir = disk / "data"
-            with context.daemon(*_read_only_flags(context), data_dir=data_dir) as daemon:
-                daemon.start()
-                daemon.wait_until_ready()
-                with _under_load(context, daemon, verdict) as watch:
-                    with mounts.shown_read_only(data_dir):
-                        _expect_refusals(watch, FULL_TIMEOUT_S, verdict)
-                        time.sleep(0.2 if context.quick else FULL_S)
-                    _expect_resumption(watch, verdict)
-                _restart(context, daemon)
-            found = context.judge(data_dir)
-            found.add(verdict)
-            check_leftovers(data_dir, found)
-        return found
+            data_dir, flags = disk / "data", _read_only_flags(context)
+            return _refused_and_resumed(context, data_dir, flags, mounts.shown_read_only(data_dir))
 
     def _fail(self, context: Context, device: str) -> Verdict:
         verdict = Verdict()
@@ -138,10 +113,27 @@ class ReadOnly:
                 daemon.start()
                 daemon.wait_until_ready()
                 daemon.stop()
-            found = context.judge(disk / "data")
-            found.add(verdict)
-            check_leftovers(disk / "data", found)
-        return found
+            return judge_all(context, disk / "data", verdict)
+
+
+def _refused_and_resumed(
+    context: Context,
+    data_dir: Path,
+    flags: Sequence[str],
+    trouble: AbstractContextManager[None],
+) -> Verdict:
+    """A daemon under load that refuses while the trouble lasts, and takes writes after it."""
+    verdict = Verdict()
+    with context.daemon(*flags, data_dir=data_dir) as daemon:
+        daemon.start()
+        daemon.wait_until_ready()
+        with _under_load(context, daemon, verdict) as watch:
+            with trouble:
+                _expect_refusals(watch, FULL_TIMEOUT_S, verdict)
+                time.sleep(0.2 if context.quick else FULL_S)
+            _expect_resumption(watch, verdict)
+        _restart(context, daemon)
+    return judge_all(context, data_dir, verdict)
 
 
 def _read_only_flags(context: Context) -> tuple[str, ...]:

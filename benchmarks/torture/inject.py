@@ -26,7 +26,7 @@ from benchmarks.torture import strace
 from benchmarks.torture.daemon import Daemon
 from benchmarks.torture.load import Ledger, Load, Options
 from benchmarks.torture.oracle import Verdict
-from benchmarks.torture.power import check_leftovers
+from benchmarks.torture.power import judge_all
 from benchmarks.torture.program import Context
 from benchmarks.torture.watch import Watch
 
@@ -102,10 +102,7 @@ class Faults:
             watch.judge(verdict)
             check_statuses(ledger, verdict)
             _end(context, daemon)
-        found = context.judge()
-        found.add(verdict)
-        check_leftovers(context.data_dir, found)
-        return found
+        return judge_all(context, context.data_dir, verdict)
 
 
 def _break_once(context: Context, daemon: Daemon, fault: Fault, verdict: Verdict) -> None:

@@ -167,6 +167,14 @@ def _recover(context: Context, disk: Path) -> Verdict:
     return verdict
 
 
+def judge_all(context: Context, data_dir: Path, seen: Verdict) -> Verdict:
+    """The verdict of the files, of what else lies there, and of what was seen on the way."""
+    found = context.judge(data_dir)
+    found.add(seen)
+    check_leftovers(data_dir, found)
+    return found
+
+
 def check_leftovers(data_dir: Path, verdict: Verdict) -> None:
     """What no file below a data directory may be: empty by its name, or half a commit."""
     for path in data_dir.rglob("*.parquet"):

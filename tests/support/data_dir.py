@@ -20,13 +20,14 @@ from ingest.catalog import Catalog
 from ingest.columns import Column, ColumnBatch, ColumnType
 from ingest.errors import StorageError
 from ingest.instruments import null
+from ingest.log_format import Format, RecordHead
 from ingest.paths import HOUR_US, LogRange, TableId, file_name, hour_dir, table_dir
 from ingest.schema import ColumnSpec, TableSchema
 from ingest.shard import Shard
 from ingest.store import LocalStore, StagedFile
 from ingest.table_log import DeltaTableLog
 from ingest.testing import columnar
-from ingest.wal import Format, RecordHead, Wal, WalSettings
+from ingest.wal import Wal, WalSettings
 
 CPU = TableId("db", "cpu")
 MEM = TableId("db", "mem")
