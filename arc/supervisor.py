@@ -36,6 +36,9 @@ from arc.version import VERSION
 STABLE_S = 2.0
 #: Pauses before the 1st, 2nd, ... restart of a worker that keeps ending sooner; then the last.
 RESTART_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+#: Processes that stand by, some 70 MB each: the second is for a worker that dies before the first
+#: has been replaced, which takes seconds while every core is busy.
+STANDBYS = 2
 
 
 class Supervisor:
@@ -66,7 +69,7 @@ class Supervisor:
         self._started_at = datetime.datetime.now(datetime.UTC)
         self._running: dict[int, Child] = {}  # by shard: started and not seen to end
         self._ready: dict[int, Child] = {}  # by shard: those of them that serve
-        self._standby: Child | None = None  # has imported everything, and waits for a shard
+        self._standbys: list[Child] = []  # they import everything, then wait for a shard
         self._spawning: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._announced = False  # all workers were ready at one time
@@ -143,7 +146,6 @@ class Supervisor:
             return
         child.assign(self._config, shard, others_serving=bool(self._ready))
         self._running[shard] = child
-        self._have_standby()  # the next may die soon
         if self._stopping.is_set():  # while it was being started
             child.terminate()
         if await child.ready:
@@ -153,30 +155,38 @@ class Supervisor:
         self._on_end(child, status)
 
     async def _next_child(self) -> Child:
-        """The process that stands by, or a new one where there is none.
+        """The process that has stood by for longest, or a new one where there is none.
 
         Raises:
             OSError: the system cannot start a process now.
         """
-        child, self._standby = self._standby, None
-        if child is not None and not child.has_ended:
-            return child
+        while self._standbys:
+            child = self._standbys.pop(0)
+            if not child.has_ended:
+                return child
         return await Child.spawn(self._command, self._lock.fd)
 
-    def _have_standby(self) -> None:
-        """See to it that a process stands by, once the daemon has started."""
+    def _have_standbys(self) -> None:
+        """See to it that processes stand by, while all workers serve.
+
+        Not sooner: the start of a process would compete with a replay for the processors.
+        """
         busy = self._spawning is not None and not self._spawning.done()
-        if self._announced and self._standby is None and not busy and not self._stopping.is_set():
+        if self._announced and not busy and self._is_whole():
             self._spawning = asyncio.create_task(self._stand_by())
 
+    def _is_whole(self) -> bool:
+        return len(self._ready) == self._config.workers and not self._stopping.is_set()
+
     async def _stand_by(self) -> None:
-        """Have a process ready that can take the place of a dead worker at once.
+        """Have processes ready that can take the place of dead workers at once.
 
         To start Python and to import takes 0.6 s of a processor, and several when all of them
         are busy with what the other workers serve.
         """
         with contextlib.suppress(OSError):  # then the next worker is started when it is needed
-            self._standby = await Child.spawn(self._command, self._lock.fd)
+            while len(self._standbys) < STANDBYS and self._is_whole():
+                self._standbys.append(await Child.spawn(self._command, self._lock.fd))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -193,7 +203,7 @@ class Supervisor:
         if all_ready and not self._announced:
             self._announced = True
             self._announce()
-        self._have_standby()
+        self._have_standbys()
 
     def _publish(self) -> None:
         try:
@@ -240,9 +250,9 @@ class Supervisor:
             child.terminate()
         if self._spawning is not None:
             await self._spawning
-        if self._standby is not None:
-            self._standby.kill()  # it has nothing
-            await self._standby.wait()
+        for standby in self._standbys:
+            standby.kill()  # it has nothing
+            await standby.wait()
         _, late = await asyncio.wait(keepers, timeout=self._config.shutdown_timeout_s)
         if late:
             self._log.error(

@@ -21,7 +21,7 @@ from arc.child import describe_exit
 from arc.launch import worker_command
 from arc.metrics import summary
 from arc.runtime import DataDir, State, find_daemon
-from arc.supervisor import RESTART_PAUSES_S
+from arc.supervisor import RESTART_PAUSES_S, STANDBYS
 from tests.support.daemon import eventually
 from tests.support.running import ROOT, Running, clean_environment, running
 
@@ -266,7 +266,7 @@ def test_workers_outlive_a_killed_supervisor_only_to_write_what_they_hold(
             wait_for_end(pid)
     assert [(tmp_path / f"drained-{n}").read_text() for n in (0, 1)] == ["alone", "alone"]
     assert daemon.where.daemon_json.exists()
-    # The process that stood by ends, too, once it has read that nobody needs it.
+    # The processes that stood by end, too, once they have read that nobody needs them.
     eventually(lambda: find_daemon(tmp_path).state is State.STOPPED, "nobody holds the lock")
 
 
@@ -277,13 +277,17 @@ def standing_by(daemon: Running) -> list[int]:
     return [child.pid for child in children if child.pid not in workers]
 
 
-def test_a_dead_worker_is_replaced_by_the_process_that_stands_by(tmp_path: Path) -> None:
+def await_standbys(daemon: Running) -> list[int]:
+    eventually(lambda: len(standing_by(daemon)) == STANDBYS, "as many stand by as should")
+    return standing_by(daemon)
+
+
+def test_dead_workers_are_replaced_by_the_processes_that_stand_by(tmp_path: Path) -> None:
     with running(tmp_path, workers="2") as daemon:
         for _ in range(2):
-            eventually(lambda: standing_by(daemon), "a process stands by")
-            [spare] = standing_by(daemon)
+            spares = await_standbys(daemon)
             os.kill(daemon.info().workers[1].pid, signal.SIGKILL)
-            daemon.wait_for("worker_ready", shard=1, pid=spare)
+            assert daemon.wait_for("worker_ready", shard=1)["pid"] in spares
         daemon.signal(signal.SIGTERM)
         assert daemon.end() == 0
 
@@ -291,10 +295,9 @@ def test_a_dead_worker_is_replaced_by_the_process_that_stands_by(tmp_path: Path)
 def test_a_process_that_stood_by_and_died_is_no_loss(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         [worker] = daemon.info().workers
-        eventually(lambda: standing_by(daemon), "a process stands by")
-        [spare] = standing_by(daemon)
-        os.kill(spare, signal.SIGKILL)
-        eventually(lambda: not standing_by(daemon), "it is gone")
+        for spare in await_standbys(daemon):
+            os.kill(spare, signal.SIGKILL)
+        eventually(lambda: not standing_by(daemon), "they are gone")
         os.kill(worker.pid, signal.SIGKILL)
         daemon.wait_for("worker_ready", shard=0)
         daemon.signal(signal.SIGTERM)
