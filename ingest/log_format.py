@@ -10,7 +10,8 @@ here touches a disk.
     record          magic u32 · segment number u64 · CRC-32 u32 · own offset in the file u64 ·
                     bytes from the first record of its group u32 · LSN u64 · arrival µs i64 ·
                     body bytes u32 · database bytes u16 · key bytes u8 · format u8 ·
-                    unit of times u8 · 3 zeros · database (UTF-8) · key · zeros to 8 · body
+                    unit of times u8 · zero · parameter bytes u16 · database (UTF-8) · key ·
+                    parameters · zeros to 8 · body
 
 The CRC-32 covers every byte of the record but its own four: position, lengths and padding too.
 So bytes of an earlier life of the file, which hold another segment number, never pass, nor does
@@ -42,17 +43,20 @@ ALIGNMENT = 8
 #: Of an `Idempotency-Key`.
 MAX_KEY_BYTES = 64
 
+#: Of what a decoder needs beside a body: a measurement, names of tags.
+MAX_PARAMS_BYTES = 2**16 - 1
+
 _SEGMENT_MAGIC = b"ARCLOG\r\n"
 _SEGMENT = struct.Struct("<8sIIQQQQQ")
 _CRC = struct.Struct("<I")
 
 _RECORD_MAGIC = 0xB17EA2C5  # bytes that are neither text nor the start of a compressed body
 _PREFIX = struct.Struct("<IQ")
-_REST = struct.Struct("<QIQqIHBBB3x")
+_REST = struct.Struct("<QIQqIHBBBxH")
 _CRC_AT = _PREFIX.size
 _REST_AT = _CRC_AT + _CRC.size
 
-#: Of a record before database, key and body.
+#: Of a record before database, key, parameters and body.
 RECORD_HEAD_BYTES = _REST_AT + _REST.size
 
 _PADDING = tuple(bytes(n) for n in range(ALIGNMENT))
@@ -62,6 +66,8 @@ _UNIT_CODES: dict[TimeUnit | None, int] = {
     TimeUnit.MS: 2,
     TimeUnit.US: 3,
     TimeUnit.NS: 4,
+    TimeUnit.M: 5,
+    TimeUnit.H: 6,
 }
 _UNITS = {code: unit for unit, code in _UNIT_CODES.items()}
 
@@ -75,6 +81,14 @@ class Format(enum.IntEnum):
     """How a body is to be decoded. The numbers are on disks: never change or reuse one."""
 
     MSGPACK = 1
+    LINE_PROTOCOL = 2
+    ARROW = 3
+    OTLP_LOGS = 4
+    OTLP_TRACES = 5
+    OTLP_METRICS = 6
+    OTLP_LOGS_JSON = 7
+    OTLP_TRACES_JSON = 8
+    OTLP_METRICS_JSON = 9
 
 
 _FORMATS = {int(known): known for known in Format}
@@ -89,6 +103,8 @@ class RecordHead(msgspec.Struct, frozen=True, gc=False):
         time_unit: Unit of the times in the body; None: to be told from their magnitudes.
         arrival_us: Wall time of the request, microseconds since 1970-01-01T00:00Z.
         key: `Idempotency-Key`, up to 64 bytes; empty: none.
+        params: What the decoder needs beside the body, up to 65 535 bytes, opaque here
+            (`ingest.decoders.Parameters`); empty: nothing.
     """
 
     format: Format
@@ -96,6 +112,7 @@ class RecordHead(msgspec.Struct, frozen=True, gc=False):
     time_unit: TimeUnit | None
     arrival_us: int
     key: bytes = b""
+    params: bytes = b""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -166,8 +183,8 @@ def unpack_header(page: bytes | memoryview) -> SegmentHeader | str:
 
 def record_bytes(head: RecordHead, body: bytes) -> int:
     """What a record takes in a segment: a multiple of 8."""
-    size = RECORD_HEAD_BYTES + len(head.database.encode()) + len(head.key) + len(body)
-    return (size + ALIGNMENT - 1) & -ALIGNMENT
+    names = len(head.database.encode()) + len(head.key) + len(head.params)
+    return (RECORD_HEAD_BYTES + names + len(body) + ALIGNMENT - 1) & -ALIGNMENT
 
 
 class RecordEncoder:
@@ -182,10 +199,10 @@ class RecordEncoder:
         self._seed = _crc32(self._prefix)
 
     def encode(self, head: RecordHead, body: bytes, lsn: int, offset: int, group: int) -> bytes:
-        """What goes before a body: header, database, key and padding.
+        """What goes before a body: header, database, key, parameters and padding.
 
         Args:
-            head: Of the request; its key has up to 64 bytes.
+            head: Of the request; its key has up to 64 bytes, its parameters up to 65 535.
             body: Of the request; it follows in the file at once and ends the record.
             lsn: Number of the record.
             offset: Where the record begins in the segment.
@@ -196,33 +213,31 @@ class RecordEncoder:
         """
         # HOT, once per record, with the GIL: 0.6 µs, and 0.8 µs for the CRC of 45 KB
         # (benchmarks/bench_wal.py -k encode).
-        form, database, unit, arrival_us, key = (
-            head.format,
-            head.database.encode(),
-            head.time_unit,
-            head.arrival_us,
-            head.key,
+        database, key, params = head.database.encode(), head.key, head.params
+        num_body, num_database, num_key, num_params = (
+            len(body),
+            len(database),
+            len(key),
+            len(params),
         )
-        num_body, num_database, num_key = len(body), len(database), len(key)
         if num_key > MAX_KEY_BYTES:
             raise ValueError(f"a key of {num_key} bytes, over {MAX_KEY_BYTES}")
-        padding = _PADDING[-(RECORD_HEAD_BYTES + num_database + num_key + num_body) % ALIGNMENT]
-        rest = (
-            _REST.pack(
-                offset,
-                offset - group,
-                lsn,
-                arrival_us,
-                num_body,
-                num_database,
-                num_key,
-                form,
-                _UNIT_CODES[unit],
-            )
-            + database
-            + key
-            + padding
-        )
+        if num_params > MAX_PARAMS_BYTES:
+            raise ValueError(f"parameters of {num_params} bytes, over {MAX_PARAMS_BYTES}")
+        names = num_database + num_key + num_params
+        padding = _PADDING[-(RECORD_HEAD_BYTES + names + num_body) % ALIGNMENT]
+        rest = _REST.pack(
+            offset,
+            offset - group,
+            lsn,
+            head.arrival_us,
+            num_body,
+            num_database,
+            num_key,
+            head.format,
+            _UNIT_CODES[head.time_unit],
+            num_params,
+        ) + b"".join((database, key, params, padding))
         crc = _crc32(body, _crc32(rest, self._seed))
         return self._prefix + crc.to_bytes(4, "little") + rest
 
@@ -236,7 +251,7 @@ class Found(NamedTuple):
         size_bytes: What it takes there.
         group: Where the first record of the same write begins.
         head_fields: Arrival, format, unit; see `to_record`.
-        lengths: Bytes of database, key and body.
+        lengths: Bytes of database, key, parameters and body.
     """
 
     lsn: int
@@ -244,7 +259,7 @@ class Found(NamedTuple):
     size_bytes: int
     group: int
     head_fields: tuple[int, Format, TimeUnit | None]
-    lengths: tuple[int, int, int]
+    lengths: tuple[int, int, int, int]
 
 
 class RecordDecoder:
@@ -267,10 +282,10 @@ class RecordDecoder:
         """Size of the record that bytes at `offset` say they begin; 0: they begin none."""
         if len(head) < RECORD_HEAD_BYTES or head[:_CRC_AT] != self.needle:
             return 0
-        at, _, _, _, body, database, key, _, _ = _REST.unpack_from(head, _REST_AT)
+        at, _, _, _, body, database, key, _, _, params = _REST.unpack_from(head, _REST_AT)
         if at != offset or key > MAX_KEY_BYTES:
             return 0
-        size: int = RECORD_HEAD_BYTES + database + key + body
+        size: int = RECORD_HEAD_BYTES + database + key + params + body
         return (size + ALIGNMENT - 1) & -ALIGNMENT
 
     def check(self, record: memoryview, offset: int) -> Found | None:
@@ -283,27 +298,30 @@ class RecordDecoder:
         crc = _crc32(record[_REST_AT:], self._seed)
         if crc != _CRC.unpack_from(record, _CRC_AT)[0]:
             return None
-        _, back, lsn, arrival_us, *lengths, form, unit = _REST.unpack_from(record, _REST_AT)
-        body, database, key = lengths
+        unpacked = _REST.unpack_from(record, _REST_AT)
+        _, back, lsn, arrival_us, body, database, key, form, unit, params = unpacked
         if form not in _FORMATS or unit not in _UNITS:
             return None
         if self._epoch is not None and epoch_of(lsn) != self._epoch:
             return None
         fields = (arrival_us, _FORMATS[form], _UNITS[unit])
-        return Found(lsn, offset, len(record), offset - back, fields, (database, key, body))
+        lengths = (database, key, params, body)
+        return Found(lsn, offset, len(record), offset - back, fields, lengths)
 
 
 def to_record(found: Found, record: memoryview) -> Record:
     """Copy a record out of the buffer that `RecordDecoder.check` saw it in."""
-    database, key, body = found.lengths
+    database, key, params, body = found.lengths
     key_at = RECORD_HEAD_BYTES + database
+    params_at = key_at + key
     arrival_us, form, unit = found.head_fields
     head = RecordHead(
         form,
         str(record[RECORD_HEAD_BYTES:key_at], "utf-8", "replace"),
         unit,
         arrival_us,
-        bytes(record[key_at : key_at + key]),
+        bytes(record[key_at:params_at]),
+        bytes(record[params_at : params_at + params]),
     )
     body_bytes = bytes(record[found.size_bytes - body :])
     return Record(found.lsn, head, body_bytes, found.offset, found.size_bytes)

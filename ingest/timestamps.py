@@ -1,4 +1,4 @@
-"""Client times in seconds to nanoseconds, to stored microseconds. Pure.
+"""Client times in hours to nanoseconds, to stored microseconds. Pure.
 
 The unit is told from the magnitudes of a whole column, or given. What comes out is int64
 microseconds since 1970-01-01T00:00Z, within the years 1900 to 2262.
@@ -16,12 +16,14 @@ from ingest.errors import TimeError
 
 
 class TimeUnit(enum.StrEnum):
-    """Unit of a client's times."""
+    """Unit of a client's times. Only line protocol says minutes and hours."""
 
     S = "s"
     MS = "ms"
     US = "us"
     NS = "ns"
+    M = "m"
+    H = "h"
 
 
 #: A value is in the first unit whose bound its magnitude lies under. In seconds the first bound
@@ -38,7 +40,15 @@ MAX_TIME_S = 9_246_182_400
 
 _INT64_END = 2**63
 
-_PER_SECOND = {TimeUnit.S: 1, TimeUnit.MS: 10**3, TimeUnit.US: 10**6, TimeUnit.NS: 10**9}
+_HOUR_S = 3600
+_PER_HOUR = {
+    TimeUnit.H: 1,
+    TimeUnit.M: 60,
+    TimeUnit.S: _HOUR_S,
+    TimeUnit.MS: _HOUR_S * 10**3,
+    TimeUnit.US: _HOUR_S * 10**6,
+    TimeUnit.NS: _HOUR_S * 10**9,
+}
 
 
 class EpochTimes(NamedTuple):
@@ -109,7 +119,7 @@ def to_epoch_us(
 
     Returns:
         Integers in ns round towards the past; floats keep their fraction, to the nearest
-        microsecond in s and ms, towards the past in us and ns.
+        microsecond in ms and longer units, towards the past in us and ns.
 
     Raises:
         TimeError: NaN, infinite, outside 1900 to 2262, or of mixed units.
@@ -127,7 +137,7 @@ def to_epoch_us(
         return EpochTimes(times, low, high)
     if unit is TimeUnit.NS:
         return EpochTimes(np.floor_divide(times, 1000, out=times), low // 1000, high // 1000)
-    factor = 10**6 // _PER_SECOND[unit]
+    factor = _PER_HOUR[TimeUnit.US] // _PER_HOUR[unit]
     return EpochTimes(np.multiply(times, factor, out=times), low * factor, high * factor)
 
 
@@ -143,7 +153,7 @@ def _floats_to_epoch_us(
     if unit is TimeUnit.US or unit is TimeUnit.NS:
         np.floor(times, out=times)
     else:
-        np.rint(times * (10**6 / _PER_SECOND[unit]), out=times)
+        np.rint(times * (_PER_HOUR[TimeUnit.US] / _PER_HOUR[unit]), out=times)
     time_us = times.view(np.int64)
     time_us[:] = times
     if unit is TimeUnit.NS:  # not before: float64 quotients of such size round up as well as down
@@ -152,7 +162,7 @@ def _floats_to_epoch_us(
 
 
 def _check_range(times: NDArray[Any], low: float, high: float, unit: TimeUnit, where: str) -> None:
-    earliest, end = MIN_TIME_S * _PER_SECOND[unit], MAX_TIME_S * _PER_SECOND[unit]
+    earliest, end = (bound // _HOUR_S * _PER_HOUR[unit] for bound in (MIN_TIME_S, MAX_TIME_S))
     end = min(end, _INT64_END)
     if low >= earliest and high < end:
         return

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ingest.log_format import (
     MAX_KEY_BYTES,
+    MAX_PARAMS_BYTES,
     PAGE_BYTES,
     RECORD_HEAD_BYTES,
     Format,
@@ -36,11 +37,12 @@ LSN = make_lsn(EPOCH, 11)
 
 heads = st.builds(
     RecordHead,
-    st.just(Format.MSGPACK),
+    st.sampled_from(Format),
     st.text(max_size=64),
     st.sampled_from([None, *TimeUnit]),
     st.integers(-(2**63), 2**63 - 1),
     st.binary(max_size=MAX_KEY_BYTES),
+    st.binary(max_size=40),
 )
 
 
@@ -112,6 +114,24 @@ def test_a_key_that_is_too_long_is_refused() -> None:
     head = RecordHead(Format.MSGPACK, "db", None, 0, b"k" * (MAX_KEY_BYTES + 1))
     with pytest.raises(ValueError, match="65 bytes"):
         packed(head, b"")
+
+
+def test_parameters_come_back_up_to_their_limit_and_no_further() -> None:
+    head = RecordHead(Format.ARROW, "db", None, 0, b"k", bytes(MAX_PARAMS_BYTES))
+    record = decoded(packed(head, b"body"))
+    assert record is not None
+    assert record.head == head
+    with pytest.raises(ValueError, match="65536 bytes"):
+        packed(RecordHead(Format.ARROW, "db", None, 0, b"", bytes(MAX_PARAMS_BYTES + 1)), b"")
+
+
+def test_a_record_written_before_there_were_parameters_comes_back() -> None:
+    data = packed(RecordHead(Format.MSGPACK, "db", TimeUnit.MS, 5, b"key"), b"body")
+    # Version 1 as it was first written: three zeros where the parameters' length is now.
+    assert data[RECORD_HEAD_BYTES - 3 : RECORD_HEAD_BYTES] == bytes(3)
+    record = decoded(data)
+    assert record is not None
+    assert record.head.params == b""
 
 
 def test_the_checksum_is_the_crc32_of_zlib() -> None:

@@ -23,7 +23,14 @@ from ingest.timestamps import (
     unit_of,
 )
 
-PER_SECOND = {TimeUnit.S: 1, TimeUnit.MS: 10**3, TimeUnit.US: 10**6, TimeUnit.NS: 10**9}
+PER_SECOND = {
+    TimeUnit.H: Fraction(1, 3600),
+    TimeUnit.M: Fraction(1, 60),
+    TimeUnit.S: Fraction(1),
+    TimeUnit.MS: Fraction(10**3),
+    TimeUnit.US: Fraction(10**6),
+    TimeUnit.NS: Fraction(10**9),
+}
 UNITS = tuple(TimeUnit)
 WHERE = "column 'time'"
 
@@ -129,7 +136,7 @@ def test_a_named_unit_is_not_questioned() -> None:
 def test_integers_convert_exactly_and_nanoseconds_round_towards_the_past(
     data: st.DataObject, unit: TimeUnit
 ) -> None:
-    low, high = MIN_TIME_S * PER_SECOND[unit], MAX_TIME_S * PER_SECOND[unit] - 1
+    low, high = int(MIN_TIME_S * PER_SECOND[unit]), int(MAX_TIME_S * PER_SECOND[unit]) - 1
     values = st.integers(low, min(high, 2**63 - 1)) | st.integers(-2000, 2000)
     times = data.draw(st.lists(values, min_size=1, max_size=20))
     assert stored(times, unit) == [time * 10**6 // PER_SECOND[unit] for time in times]
@@ -175,7 +182,8 @@ def test_conversions_that_round_go_the_documented_way(
 def test_the_first_and_the_last_year_are_stored_and_their_neighbours_refused(
     unit: TimeUnit, kind: type
 ) -> None:
-    first, end = MIN_TIME_S * PER_SECOND[unit], min(MAX_TIME_S * PER_SECOND[unit], 2**63)
+    first, end = int(MIN_TIME_S * PER_SECOND[unit]), int(MAX_TIME_S * PER_SECOND[unit])
+    end = min(end, 2**63)
     last = end - 1 if kind is int else math.nextafter(end, 0)
     assert stored([kind(first)], unit) == [MIN_TIME_S * 10**6]
     before = first - 1 if kind is int else math.nextafter(first, -math.inf)
