@@ -113,6 +113,13 @@ class TooLargeError(ClientError):
         super().__init__(f"{what} is over the limit of {limit_bytes} bytes ({setting})")
 
 
+class MediaTypeError(ClientError):
+    """The body is said to be of a kind that this path does not take."""
+
+    status_hint = 415
+    reason = "media_type"
+
+
 class TooSlowError(ClientError):
     """The request did not arrive in the time that it had."""
 

@@ -1,9 +1,12 @@
-"""Columnar MessagePack bodies to column batches. Pure: bytes in, `ColumnBatch`es out.
+"""MessagePack bodies to column batches. Pure: bytes in, `ColumnBatch`es out.
 
 A body is one map, several maps one after another, an array of maps, or `{"batch": [maps]}`.
-A map is `{"m": name, "columns": {name: array}, "tags": [names]}`.
+A map is columnar, `{"m": name, "columns": {name: array}, "tags": [names]}`, or a row,
+`{"m": name, "t": time, "h": host, "fields": {name: value}, "tags": {name: text}}`. Each columnar
+map becomes a batch, and all rows of one measurement become one, where their first row stands.
 
-`decode` is the way in. Its fast path has the kernels plan where each column lies, allocates one
+`decode` is the way in. Rows have a fast path of their own, `ingest.msgpack_rows`; that of
+columns has the kernels plan where each column lies, allocates one
 arena for all values of the body, and has the kernels fill it: no Python object per value. What
 the kernels do not fully understand, and everything that is wrong, goes to `decode_slow`, the
 plain twin built on msgspec, which words every error but those of times and of memory. So the two
@@ -21,6 +24,7 @@ from ingest.columns import MAX_EXACT_INT, TIME_COLUMN, Column, ColumnBatch, Colu
 from ingest.errors import TooLargeError
 from ingest.kernels import msgpack as kernels
 from ingest.limits import Limits
+from ingest.msgpack_rows import decode_rows
 from ingest.msgpack_slow import decode_slow
 from ingest.timestamps import TimeUnit
 
@@ -37,16 +41,18 @@ _TIME_BYTES = 8
 def decode(
     body: bytes, now_us: int, limits: Limits, time_unit: TimeUnit | None = None
 ) -> list[ColumnBatch]:
-    """Decode a columnar MessagePack body.
+    """Decode a MessagePack body.
 
     Args:
         body: The decompressed body.
-        now_us: Stored for rows of a batch without a time column, microseconds since 1970.
+        now_us: Stored for rows without a time, microseconds since 1970.
         limits: Budgets of one request.
-        time_unit: Unit of the time columns; None: told from their magnitudes.
+        time_unit: Unit of the times; None: told from their magnitudes, for each columnar map and
+            for the rows of each measurement.
 
     Returns:
-        One batch a map, in the order of the body, each with at least one row.
+        One batch a columnar map and one a measurement of rows, in the order in which they begin
+        in the body, each with at least one row.
 
     Raises:
         DecodeError: not MessagePack, or cut off.
@@ -66,6 +72,14 @@ def decode_fast(
     Returns:
         None when something in the body is for the slow twin, be it to take or to refuse it.
     """
+    batches = _decode_columnar(body, now_us, limits, time_unit)
+    return decode_rows(body, now_us, limits, time_unit) if batches is None else batches
+
+
+def _decode_columnar(
+    body: bytes, now_us: int, limits: Limits, time_unit: TimeUnit | None
+) -> list[ColumnBatch] | None:
+    """The batches of a body of columnar maps; None: it is for another decoder."""
     # HOT, once a request: 1 500 -> 15 µs for 1 000 rows of six columns
     # (benchmarks/bench_decode.py -k " c 1000"). Twin: decode_slow; equality:
     # tests/test_msgpack_decoder.py.

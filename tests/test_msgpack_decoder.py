@@ -634,7 +634,6 @@ def with_map(inner: bytes) -> bytes:
         (columnar(True, {"v": [1]}), PayloadError, "measurement's name, found a boolean"),
         (columnar("m" * 129, {"v": [1]}), InvalidNameError, "129 characters, wanted 1 to 128"),
         (b"\x81\xa1m\xa3cpu", PayloadError, "measurement 'cpu': 'columns' is missing"),
-        (b"\x82\xa1m\xa3cpu\xa6fields\x80", PayloadError, "are not taken yet; send columns"),
         (with_map(b"\x80"), PayloadError, "a map of at least one array, found a map of none"),
         (with_map(b"\x90"), PayloadError, "a map of at least one array, found an array"),
         (with_map(NIL), PayloadError, "measurement 'cpu': 'columns' is missing"),
@@ -726,6 +725,24 @@ def with_map(inner: bytes) -> bytes:
 )
 def test_a_refusal_says_where_and_what(body: bytes, error: type[IngestError], text: str) -> None:
     refused(body, error, text)
+
+
+@pytest.mark.parametrize(
+    ("cells", "type_", "values"),
+    [
+        ([1, 2.5, "+Inf"], ColumnType.FLOAT64, [1.0, 2.5, math.inf]),
+        (["-Inf", 1], ColumnType.FLOAT64, [-math.inf, 1.0]),
+        (["+Inf", "+Inf"], ColumnType.UTF8, ["+Inf", "+Inf"]),
+        (["+Inf", "a", NAN], ColumnType.UTF8, ["+Inf", "a", None]),
+    ],
+)
+def test_infinity_as_text_is_a_number_among_numbers_and_a_text_otherwise(
+    cells: list[Any], type_: ColumnType, values: list[Any]
+) -> None:
+    for decoder in (decode, decode_slow):
+        [batch] = decoder(columnar("m", {"v": cells}), NOW_US, Limits())
+        assert batch.columns["v"].type is type_
+        assert column_values(batch.columns["v"]) == values
 
 
 @pytest.mark.parametrize("value", [-1, -2, -32, -33, -200, -70_000, -(2**40)])

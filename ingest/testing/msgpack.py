@@ -1,20 +1,16 @@
-"""Columnar MessagePack in every spelling, for the tests of whoever feeds or extends the decoder.
+"""MessagePack in every spelling: columnar and row maps, good and faulty.
 
-In: a seed, or Python values to spell out. Out: bodies, good and faulty, and a comparison of
-decoded batches. Only tests and benchmarks import this module, and it alone imports Hypothesis.
+In: a seed, or Python values to spell out. Out: bodies. Knows nothing of the decoders.
 
 MessagePack can write most values in several ways (1 is a fixint, a uint8 … uint64 and an int8 …
 int64), and real encoders differ in which they pick, so the functions named `…_forms` return all
-of them, the shortest first. The strategies leave shape and seed to Hypothesis, so that a failure
-shrinks to few maps, columns and rows, and make the rest from the seed: a body takes 0.3 ms
-instead of 60.
+of them, the shortest first.
 
 Format: https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -22,9 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
-from ingest.columns import MAX_EXACT_INT, Column, ColumnBatch, ColumnType
+from ingest.columns import MAX_EXACT_INT, ColumnType
 
 NIL, FALSE, TRUE = b"\xc0", b"\xc2", b"\xc3"
 
@@ -394,80 +389,128 @@ def random_body(
     return spell_body(rng, found)
 
 
-_SEEDS = st.integers(0, 2**32 - 1).map(random.Random)
+# ---------------------------------------------------------------------------------- row bodies
+
+#: Of the fields of rows, each with the sort of its values in one measurement.
+_FIELDS = ("usage", "count", "state", "up", "raw", "a.b", "größe", "_monotonic")
+_FIELD_TYPES = (ColumnType.INT64, ColumnType.FLOAT64, ColumnType.UTF8, ColumnType.BOOL)
+_TAGS = ("host", "region", "usage", "größe")
 
 
-def bodies() -> st.SearchStrategy[bytes]:
-    """Bodies that every decoder has to take."""
-    return st.builds(random_body, _SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 40))
+@dataclass
+class RowSort:
+    """What the rows of one measurement have in common.
+
+    Attributes:
+        measurement: Its name, or the integer that makes one.
+        types: Of its fields, by name; each row brings some of them.
+        tags: Names of its tags.
+        has_host: Rows bring the key `h`, and then no tag `host`.
+        per_second: Unit of the times; 0: rows bring none.
+        is_compact: Fields come as an array.
+    """
+
+    measurement: Any
+    types: dict[str, ColumnType]
+    tags: Sequence[str]
+    has_host: bool
+    per_second: int
+    is_compact: bool
 
 
-def faulty_bodies() -> st.SearchStrategy[bytes]:
-    """Bodies of which most have to be refused."""
-    return st.builds(
-        random_body,
-        *(_SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 2)),
+def random_row_sort(rng: random.Random) -> RowSort:
+    """What rows of a measurement may look like, so that every decoder has to take them."""
+    names = rng.sample(_FIELDS, rng.randint(1, 5))
+    has_host = rng.random() < 0.5
+    tags = [tag for tag in rng.sample(_TAGS, rng.randint(0, 3)) if tag != "host" or not has_host]
+    return RowSort(
+        measurement=rng.choice(["cpu", "mem", "disk/io", "größe", 7]),
+        types={name: rng.choice(_FIELD_TYPES) for name in names},
+        tags=tags,
+        has_host=has_host,
+        per_second=rng.choice((0, 1, 10**3, 10**6, 10**9)),
+        is_compact=rng.random() < 0.15,
     )
 
 
-def damaged_bodies() -> st.SearchStrategy[bytes]:
-    """Bodies with one to three bytes changed, or cut off, or with bytes behind their end."""
-    return st.builds(_damaged, bodies(), _SEEDS)
+def random_row(rng: random.Random, sort: RowSort) -> list[bytes]:
+    """The keys and values of one row map, spelled in any form, in any order."""
+    keys = [_key(rng, "m", sort.measurement), _key(rng, "fields", _random_fields(rng, sort))]
+    if sort.per_second:
+        seconds = rng.randint(1_600_000_000, 1_900_000_000)
+        time = seconds * sort.per_second + rng.randrange(sort.per_second)
+        keys.append(_key(rng, "t", time))
+    if sort.has_host:
+        keys.append(_key(rng, "h", rng.choice(["a", "web-1", "größe", 12])))
+    if sort.tags:
+        tags = {tag: rng.choice(["a", "eu-west", "日", 5, True]) for tag in sort.tags}
+        keys.append(_key(rng, "tags", spell_values(rng, tags)))
+    rng.shuffle(keys)
+    return keys
 
 
-def _damaged(body: bytes, rng: random.Random) -> bytes:
-    way = rng.choice(("cut off", "more", "changed", "changed", "changed"))
-    if way == "cut off":
-        return body[: rng.randrange(len(body))]
-    if way == "more":
-        return body + rng.randbytes(rng.randint(1, 4))
-    changed = bytearray(body)
-    for _ in range(rng.randint(1, 3)):
-        changed[rng.randrange(len(changed))] = rng.choice((rng.getrandbits(8), 0xC0, 0xDD, 0xDB))
-    return bytes(changed)
+def _random_fields(rng: random.Random, sort: RowSort) -> Encoded:
+    values = {
+        name: _random_value(rng, type_)
+        for name, type_ in sort.types.items()
+        if rng.random() < 0.8 or sort.is_compact
+    }
+    if not values:
+        name, type_ = next(iter(sort.types.items()))
+        values = {name: _random_value(rng, type_)}
+    if not sort.is_compact and rng.random() < 0.1 and len(values) > 1:
+        values[rng.choice(list(values))] = None
+    if sort.is_compact:
+        cells = b"".join(rng.choice(forms(value)) for value in values.values())
+        return Encoded(rng.choice(array_forms(len(values))) + cells)
+    return spell_values(rng, values)
 
 
-# ------------------------------------------------------------------------------ comparing results
+def spell_values(rng: random.Random, values: dict[Any, Any]) -> Encoded:
+    """A map of these keys and values, each in any form."""
+    cells = (rng.choice(forms(each)) for pair in values.items() for each in pair)
+    return Encoded(rng.choice(map_forms(len(values))) + b"".join(cells))
 
 
-def column_values(column: Column) -> list[Any]:
-    """The values of a column as Python has them, None where one is null."""
-    if column.offsets is None:
-        values: list[Any] = column.values.tolist()
-    else:
-        raw, ends = column.values.tobytes(), column.offsets.tolist()
-        values = [raw[start:end] for start, end in itertools.pairwise(ends)]
-        if column.type is ColumnType.UTF8:
-            values = [value.decode() for value in values]
-    if column.validity is None:
-        return values
-    return [v if ok else None for v, ok in zip(values, column.validity.tolist(), strict=True)]
+def _key(rng: random.Random, name: str, value: Any) -> bytes:
+    return rng.choice(str_forms(name)) + rng.choice(forms(value))
 
 
-def assert_same_column(found: Column, wanted: Column) -> None:
-    """Fail unless two columns are equal to the last bit, the payloads of NaNs aside."""
-    assert (found.type, found.wide) == (wanted.type, wanted.wide)
-    for name in ("values", "offsets", "validity"):
-        one, other = getattr(found, name), getattr(wanted, name)
-        assert (one is None) == (other is None), name
-        if one is not None:
-            assert (one.dtype, one.shape) == (other.dtype, other.shape), name
-            assert np.array_equal(one, other, equal_nan=one.dtype == np.float64), name
-    if found.type is ColumnType.FLOAT64:  # -0.0 == 0.0, but they are not the same
-        present = ~np.isnan(found.values)
-        signs = np.signbit(found.values), np.signbit(wanted.values)
-        assert np.array_equal(signs[0][present], signs[1][present])
+_ODD_KEYS = (
+    *(b"\xa1t\xc0", b"\xa1t\xa3now", b"\xa1t\xc3", b"\xa1t\xcb\x7f\xf8\0\0\0\0\0\0"),
+    *(b"\xa1t\xcb\x7f\xf0\0\0\0\0\0\0", b"\xa1t\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xa1t\x01"),
+    *(b"\xa1h\x90", b"\xa1h\xc0", b"\xa1h\xa1\xff", b"\xa1m\xc0", b"\xa1m\xa0", b"\xa1m\xa1y"),
+    *(b"\xa6fields\x80", b"\xa6fields\x90", b"\xa6fields\xc0", b"\xa6fields\x01"),
+    *(b"\xa6fields\x81\xa0\x01", b"\xa6fields\x81\x01\x01", b"\xa6fields\x81\xa1v\x91\x01"),
+    *(b"\xa6fields\x82\xa1v\x01\xa1v\x02", b"\xa6fields\x81\xa4time\x01", b"\xa6fields\xdf\xff"),
+    *(b"\xa6fields\x81\xa1v\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xa6fields\x91\x81\xa1x\x01"),
+    *(b"\xa4tags\x90", b"\xa4tags\xc0", b"\xa4tags\x81\xa1a\xc0", b"\xa4tags\x81\xa0\xa1a"),
+    *(b"\xa4tags\x81\xa1a\x90", b"\xa4tags\x81\xa4time\xa1a", b"\xa4tags\x81\xa1\xff\xa1a"),
+    *(b"\xa7columns\x81\xa1v\x91\x01", b"\xa5batch\x90", b"\xa1x\x93\x01\xc0\x80"),
+)
 
 
-def assert_same_batches(found: Sequence[ColumnBatch], wanted: Sequence[ColumnBatch]) -> None:
-    """Fail unless two lists of batches are equal in every field."""
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        assert (one.measurement, one.tags) == (other.measurement, other.tags)
-        assert one.time_us.dtype == other.time_us.dtype == np.int64
-        assert np.array_equal(one.time_us, other.time_us)
-        assert (one.min_us, one.max_us) == (other.min_us, other.max_us)
-        assert list(one.columns) == list(other.columns)
-        for name, column in one.columns.items():
-            assert_same_column(column, other.columns[name])
-        assert one.nbytes == other.nbytes
+def random_row_body(rng: random.Random, rows: int = 40, faults: int = 0) -> bytes:
+    """A body of row maps, some columnar ones among them, in any shape of the protocol.
+
+    Args:
+        rng: Where all choices come from.
+        rows: At most this many row maps, at least 1.
+        faults: How many rows to give a key that is odd, a fault in most cases.
+    """
+    sorts = {sort.measurement: sort for sort in (random_row_sort(rng) for _ in range(3))}
+    chosen = rng.choices(list(sorts.values()), k=rng.randint(1, rows))
+    maps = [random_row(rng, sort) for sort in chosen]
+    for _ in range(faults):
+        keys = rng.choice(maps)
+        odd = rng.choice(_ODD_KEYS)
+        keys[:] = [key for key in keys if key[:2] != odd[:2] or rng.random() < 0.2]
+        keys.append(odd)
+    parts = [rng.choice(map_forms(len(keys))) + b"".join(keys) for keys in maps]
+    if rng.random() < 0.2:
+        parts.insert(rng.randint(0, len(parts)), spell_map(rng, random_rows(rng, rows=5)))
+    shape = rng.choice(("concatenated", "array", "batch"))
+    if shape == "concatenated":
+        return b"".join(parts)
+    items = rng.choice(array_forms(len(parts))) + b"".join(parts)
+    return items if shape == "array" else b"\x81\xa5batch" + items
