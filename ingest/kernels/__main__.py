@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
-KERNEL_MODULES = ("msgpack", "sort", "strings")
+KERNEL_MODULES = (
+    "arrow",
+    "line_protocol",
+    "msgpack",
+    "msgpack_rows",
+    "otlp",
+    "otlp_json",
+    "sort",
+    "strings",
+)
 
 
 def warm_all() -> None:
