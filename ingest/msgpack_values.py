@@ -90,8 +90,8 @@ def column(
     if kind is ColumnType.BOOL:
         return Column(kind, np.array(plain, dtype=np.bool_), None, present)
     _check_exact(measurement, name, values, rows)
-    plain = [INFINITIES.get(value, value) for value in plain]
-    return Column(kind, np.array(plain, dtype=np.float64), None, present)
+    numbers = [INFINITIES[value] if isinstance(value, str) else value for value in plain]
+    return Column(kind, np.array(numbers, dtype=np.float64), None, present)
 
 
 def _column_type(

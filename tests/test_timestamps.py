@@ -145,7 +145,7 @@ def test_integers_convert_exactly_and_nanoseconds_round_towards_the_past(
 @given(st.data(), st.sampled_from(UNITS))
 def test_floats_keep_their_fraction_to_the_microsecond(data: st.DataObject, unit: TimeUnit) -> None:
     per_second = PER_SECOND[unit]
-    end = min(MAX_TIME_S * per_second, 2**63)
+    end = min(float(MAX_TIME_S * per_second), 2.0**63)
     bounds = float(MIN_TIME_S * per_second), math.nextafter(end, 0)
     values = st.floats(*bounds) | st.floats(-2000, 2000) | st.integers(-2000, 2000).map(float)
     times = data.draw(st.lists(values, min_size=1, max_size=20))
