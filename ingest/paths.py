@@ -61,6 +61,10 @@ _FILE_NAME = re.compile(r"s(\d{3,})-e(\d{6,})-(\d{12,})-(\d{12,})\.parquet", re.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+#: Measurement of every database that holds what its tables refused. Clients cannot write to it.
+QUARANTINE = "_quarantine"
+
+
 class TableId(msgspec.Struct, frozen=True, order=True):
     """Which table: the names as the client sent them."""
 

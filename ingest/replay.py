@@ -22,15 +22,15 @@ from structlog.typing import FilteringBoundLogger
 from ingest.arrow_writer import ArrowWriter
 from ingest.budget import MemoryBudget
 from ingest.columns import ColumnBatch
+from ingest.decoders import decode, request_digest
 from ingest.decompress import decompress
 from ingest.disk import DIRECTORY_MODE, replace_file
 from ingest.errors import ClientError
-from ingest.idempotency import KeyEntry, body_digest
+from ingest.idempotency import KeyEntry
 from ingest.instruments import PipelineInstruments
 from ingest.limits import Limits
 from ingest.log_format import Record
 from ingest.log_reader import LogReader, SegmentInfo, set_aside
-from ingest.msgpack_decoder import decode
 from ingest.paths import TableId
 from ingest.table_log import TableLog
 
@@ -69,12 +69,13 @@ class Replayed(msgspec.Struct):
 
 
 class _Decoded(msgspec.Struct, frozen=True):
-    """One request: its batches that no table holds yet, or why there are none."""
+    """One request: its batches that no table holds yet, and what is wrong with the rest."""
 
     record: Record
     batches: list[ColumnBatch]
     rows_known: int
     error: Exception | None = None
+    rows_refused: int = 0
 
 
 class Replay:
@@ -189,15 +190,18 @@ class Replay:
         head = record.head
         try:
             body = decompress(record.body, "", _MAX_BYTES)
-            batches = decode(body, head.arrival_us, NO_LIMITS, head.time_unit)
+            decoded = decode(head, body, NO_LIMITS)
         except ClientError as error:
-            return _Decoded(record, [], 0, error)
+            return _Decoded(record, [], 0, error, 1)
         wanted, rows_known = [], 0
-        for batch in batches:
+        for batch in decoded.batches:
             if self._table_log.committed(TableId(head.database, batch.measurement)) >= record.lsn:
                 rows_known += batch.num_rows
             else:
                 wanted.append(batch)
+        if decoded.refused:  # such a request is logged without them: what is here was never sent
+            refused = decoded.refused
+            return _Decoded(record, wanted, rows_known, refused[0].error, len(refused))
         return _Decoded(record, wanted, rows_known)
 
     # --- on the loop -------------------------------------------------------------------------
@@ -208,23 +212,21 @@ class Replay:
         result.rows_known += decoded.rows_known
         if record.head.key:
             result.keys.append(_key_entry(record))
-        error = decoded.error
         if decoded.batches:
             try:
                 accepted = await self._writer.write_again(record.head.database, decoded.batches)
             except ClientError as refusal:
-                error = refusal
+                rows = sum(batch.num_rows for batch in decoded.batches)
+                self._quarantine(record, rows, refusal)
             else:
                 self._writer.keep(accepted, record.lsn, again=True)
                 self._instruments.rows_replayed.inc(accepted.num_rows)
                 result.rows += accepted.num_rows
-        if error is not None:
-            self._quarantine(decoded, error)
+        if decoded.error is not None:
+            self._quarantine(record, decoded.rows_refused, decoded.error)
 
-    def _quarantine(self, decoded: _Decoded, error: Exception) -> None:
+    def _quarantine(self, record: Record, rows: int, error: Exception) -> None:
         """Keep a request that no table takes where a person finds it."""
-        record = decoded.record
-        rows = sum(batch.num_rows for batch in decoded.batches) or 1
         path = self._aside_dir / f"request-{record.lsn}.body"
         self._aside_dir.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         replace_file(path, record.body, path.with_suffix(".new"))
@@ -246,5 +248,4 @@ class Replay:
 
 def _key_entry(record: Record) -> KeyEntry:
     head = record.head
-    digest = body_digest(head.database, head.time_unit, record.body)
-    return KeyEntry(record.lsn, head.key, digest, head.arrival_us)
+    return KeyEntry(record.lsn, head.key, request_digest(head, record.body), head.arrival_us)

@@ -25,7 +25,13 @@ import msgspec
 import numpy as np
 
 from ingest.columns import MAX_EXACT_INT, TIME_COLUMN, Column, ColumnBatch, ColumnType
-from ingest.errors import InvalidNameError, LimitError, TypeConflictError, ValueTypeError
+from ingest.errors import (
+    ClientError,
+    InvalidNameError,
+    LimitError,
+    TypeConflictError,
+    ValueTypeError,
+)
 from ingest.limits import MAX_COLUMN_NAME_BYTES
 from ingest.paths import check_measurement
 
@@ -139,10 +145,42 @@ def widen(schema: TableSchema, batch: ColumnBatch, max_columns: int) -> TableSch
     columns = schema.columns | changes
     if len(columns) > len(schema.columns):
         _check_case(batch.measurement, columns)
-    if len(columns) > len(schema.columns) and len(columns) + 1 > max_columns:
-        what = f"columns of measurement {batch.measurement!r}, the time included"
-        raise LimitError(what, len(columns) + 1, max_columns, "ARC_MAX_COLUMNS")
+        _check_count(batch.measurement, len(columns) + 1, max_columns)
     return TableSchema(columns, schema.version + 1)
+
+
+def refusals(schema: TableSchema, batch: ColumnBatch, max_columns: int) -> dict[str, ClientError]:
+    """Every column that keeps a table from holding a batch, where `fit` names the first only.
+
+    Columns are let in in their order: of names that differ in capitals only, and of columns over
+    the limit, the later are refused. Arguments: see `fit`.
+
+    Returns:
+        Errors by column; without these columns `fit` takes the batch.
+
+    Raises:
+        InvalidNameError: the table itself has a name that cannot be stored.
+    """
+    if schema.version == 0:
+        check_measurement(batch.measurement)
+    found: dict[str, ClientError] = {}
+    folded = {name.lower(): name for name in (TIME_COLUMN, *schema.columns)}
+    added = len(schema.columns) + 1
+    for name in batch.columns:
+        spec = schema.columns.get(name)
+        try:
+            if spec is not None:
+                _widened(batch, name, spec)
+                continue
+            _spec_of(batch, name)
+            _check_case(batch.measurement, [folded.get(name.lower(), name), name])
+            _check_count(batch.measurement, added + 1, max_columns)
+        except ClientError as error:
+            found[name] = error
+            continue
+        folded[name.lower()] = name
+        added += 1
+    return found
 
 
 def cast(schema: TableSchema, batch: ColumnBatch) -> ColumnBatch:
@@ -236,6 +274,12 @@ def _check_case(measurement: str, columns: Iterable[str]) -> None:
                 f"measurement {measurement!r}: column {name[:_SHOWN_CHARACTERS]!r} differs from "
                 f"column {other[:_SHOWN_CHARACTERS]!r} in nothing but capitals"
             )
+
+
+def _check_count(measurement: str, columns: int, max_columns: int) -> None:
+    if columns > max_columns:
+        what = f"columns of measurement {measurement!r}, the time included"
+        raise LimitError(what, columns, max_columns, "ARC_MAX_COLUMNS")
 
 
 def _require_text(batch: ColumnBatch, name: str) -> None:

@@ -307,9 +307,9 @@ def span(rng: random.Random) -> Message:
 # --------------------------------------------------------------------------------------- metrics
 
 
-def _point(rng: random.Random, attribute_number: int) -> Message:
+def _point(rng: random.Random, attribute_number: int, flags_number: int = 8) -> Message:
     start = [_time(rng, 2, "startTimeUnixNano")] if rng.random() < 0.5 else []
-    flags = [Field(8, "flags", Kind.VARINT, 1)] if rng.random() < 0.1 else []
+    flags = [Field(flags_number, "flags", Kind.VARINT, 1)] if rng.random() < 0.1 else []
     times = [*start, _time(rng, 3, "timeUnixNano")]
     return [*times, *attributes(rng, attribute_number, depth=1), *flags]
 
@@ -322,7 +322,8 @@ def _number_point(rng: random.Random) -> Message:
     value = _double(rng, 4, "asDouble")
     if rng.random() < 0.4:
         value = Field(6, "asInt", Kind.SFIXED64, rng.choice((0, 7, -7, 2**63 - 1)))
-    exemplar = [_time(rng, 2, "timeUnixNano"), value, *_id(rng, 5, "traceId", 16)]
+    measured = _double(rng, 3, "asDouble")
+    exemplar = [_time(rng, 2, "timeUnixNano"), measured, *_id(rng, 5, "traceId", 16)]
     exemplars = [sub(5, "exemplars", exemplar, True)] if rng.random() < 0.2 else []
     return [*_point(rng, 7), value, *exemplars]
 
@@ -331,7 +332,7 @@ def _histogram_point(rng: random.Random) -> Message:
     bounds = sorted(rng.sample((0.1, 0.5, 1.0, 5.0, 10.0), rng.randint(0, 4)))
     counts = [rng.randrange(100) for _ in range(len(bounds) + 1)]
     return [
-        *_point(rng, 9),
+        *_point(rng, 9, 10),
         Field(4, "count", Kind.FIXED64, sum(counts)),
         _double(rng, 5, "sum"),
         Field(6, "bucketCounts", Kind.FIXED64S, counts),
@@ -348,7 +349,7 @@ def _exponential_point(rng: random.Random) -> Message:
         return sub(number, name, [offset, Field(2, "bucketCounts", Kind.VARINTS, counts)])
 
     point = [
-        *(field for field in _point(rng, 1) if field.name != "flags"),
+        *_point(rng, 1, 10),
         Field(4, "count", Kind.FIXED64, rng.randrange(1000)),
         _double(rng, 5, "sum"),
         Field(6, "scale", Kind.SINT32, rng.choice((0, 20, -10))),
