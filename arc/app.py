@@ -3,47 +3,71 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
+from arc.door_handler import DoorHandler
+from arc.handlers import influx
 from arc.handlers.status import StatusHandlers
-from arc.handlers.write import WriteHandler
+from arc.handlers.tables import TableHandlers
 from arc.metrics import ShardMetrics
-
-WRITE_PATH = "/api/v1/write/msgpack"
+from arc.write_routes import MSGPACK
 
 #: What aiohttp refuses by itself, and the reason that it is counted under.
 REJECTIONS = {404: "not_found", 405: "method"}
 
 
 def build_app(
-    write: WriteHandler,
+    writes: Mapping[str, DoorHandler],
     status: StatusHandlers,
+    tables: TableHandlers,
     metrics: ShardMetrics,
     log: FilteringBoundLogger,
 ) -> web.Application:
-    """The routes of one worker. Errors of aiohttp's own come out as JSON, like all others."""
-    app = web.Application(middlewares=[_counted(metrics), _errors_as_json(log)])
-    app.router.add_post(WRITE_PATH, write.write, expect_handler=write.expect)
-    app.router.add_get(f"{WRITE_PATH}/stats", status.stats)
-    app.router.add_get(f"{WRITE_PATH}/spec", status.spec)
+    """The routes of one worker. Errors of aiohttp's own come out as JSON, like all others.
+
+    Args:
+        writes: By path.
+        status: What operators ask.
+        tables: What is stored.
+        metrics: Counts what goes through no write door.
+        log: Told of defects.
+    """
+    app = build_write_app(writes, metrics, log)
+    app.router.add_get(f"{MSGPACK.path}/stats", status.stats)
+    app.router.add_get(f"{MSGPACK.path}/spec", status.spec)
     app.router.add_get("/health", status.health)
     app.router.add_get("/ready", status.ready)
     app.router.add_get("/metrics", status.metrics)
+    app.router.add_get("/api/v1/measurements", tables.measurements)
+    app.router.add_get("/api/v1/databases", tables.databases)
+    app.router.add_get("/ping", influx.ping)
+    app.router.add_route("*", "/query", influx.query)
     return app
 
 
-def _counted(metrics: ShardMetrics) -> Middleware:
+def build_write_app(
+    writes: Mapping[str, DoorHandler], metrics: ShardMetrics, log: FilteringBoundLogger
+) -> web.Application:
+    """The write doors alone, by path; as `build_app`."""
+    app = web.Application(middlewares=[_counted(metrics, writes), _errors_as_json(log)])
+    for path, handler in writes.items():
+        app.router.add_post(path, handler.write, expect_handler=handler.expect)
+    return app
+
+
+def _counted(metrics: ShardMetrics, writes: Collection[str]) -> Middleware:
     """Count what goes through no write door."""
 
     @web.middleware
     async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
         started_s = time.monotonic()
         response = await handler(request)
-        if request.method != "POST" or request.path != WRITE_PATH:
+        if request.method != "POST" or request.path not in writes:
             metrics.count_request("other", response.status, time.monotonic() - started_s)
         if response.status in REJECTIONS:
             metrics.count_rejection("other", REJECTIONS[response.status])

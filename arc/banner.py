@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from arc.config import Config, format_size
+from arc.ports import url_of
 from arc.runtime import DaemonInfo
 
 #: `{"m": "cpu", "columns": {"usage": [42]}}` in MessagePack, in octal: all of a POSIX printf.
@@ -31,6 +32,7 @@ def banner(info: DaemonInfo, config: Config) -> str:
     share = format_size(config.worker_memory_bytes)
     rows = [
         ("listening on", info.url),
+        *([("OTLP also on", url_of(config.host, config.otlp_port))] if config.otlp_port else []),
         ("data directory", info.data_dir),
         ("workers", f"{len(info.workers)} (supervisor is process {info.pid})"),
         ("durability", _DURABILITY[info.durability].format(flush_age_s=config.flush_age_s)),

@@ -20,7 +20,9 @@ import msgspec
 import typer
 
 from arc.config import ConfigError, Field, Loaded, fields, load
+from arc.importer import register as register_import
 from arc.inspect import register as register_inspection
+from arc.quarantine import register as register_quarantine
 from arc.runtime import (
     EXIT_IN_LOG,
     DaemonInfo,
@@ -77,7 +79,9 @@ def build_app() -> typer.Typer:
     app.command()(_with_settings(status, ["data_dir"]))
     app.command()(_with_settings(stop, ["data_dir"]))
     app.command("config")(_with_settings(show_config, [field.name for field in fields()]))
+    register_import(app)
     register_inspection(app)
+    register_quarantine(app)
     return app
 
 

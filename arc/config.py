@@ -92,6 +92,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             high=65_535,
         ),
     ] = 8000
+    otlp_port: Annotated[
+        int,
+        Setting(
+            "",
+            "Port that takes OTLP alone, for exporters that are set up for 4318; 0 opens none. "
+            "OTLP is taken on the main port in any case.",
+            high=65_535,
+        ),
+    ] = 0
     data_dir: Annotated[
         str,
         Setting(
@@ -152,6 +161,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             high=86_400,
         ),
     ] = 600.0
+    on_bad_rows: Annotated[
+        str,
+        Setting(
+            "",
+            "What to do with a request of which some rows fit no table. reject: answer 400 and "
+            "store nothing; quarantine: answer 204, store the good rows, and keep the others "
+            "with the reason in the table _quarantine, so that an agent that repeats every "
+            "refusal for ever is not stuck. The header x-arc-on-bad-rows goes before it.",
+            choices=("reject", "quarantine"),
+        ),
+    ] = "reject"
     flush_rows: Annotated[
         int,
         Setting(

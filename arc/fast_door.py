@@ -1,10 +1,10 @@
-"""The write door without a framework: head by httptools, body straight into its own memory.
+"""The write doors without a framework: head by httptools, body straight into its own memory.
 
-Every connection begins here. A request that is a plain `POST` of a known length to the write
-path is served here, at 9 µs instead of the 25 to 45 that an aiohttp application takes for the
+Every connection begins here. A request that is a plain `POST` of a known length to a path that
+writes is served here, at 9 µs instead of the 25 to 45 that an aiohttp application takes for the
 same 45 KB. At the first request that is anything else (another path, a chunked body, `Expect`,
 HTTP/1.0) the connection, with every byte that it sent and was not yet answered, goes over to
-aiohttp for good. aiohttp serves the write path as well, by the same `WriteDoor`: the plain twin,
+aiohttp for good. aiohttp serves these paths as well, by the same `WriteDoor`: the plain twin,
 which `tests/test_http_doors.py` holds to the same answers.
 
 This module reads no header by itself: httptools does (llhttp, the parser of Node.js).
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from functools import partial
 from urllib.parse import parse_qs
@@ -30,10 +30,9 @@ from arc.write_door import (
     CLIENT_LEFT,
     Answer,
     WriteDoor,
-    WriteHead,
     answer_to,
-    read_head,
 )
+from arc.write_routes import MSGPACK, Route, WriteHead
 from ingest.errors import IngestError, TooSlowError
 
 #: What one read may bring: the head and the whole body of all but large requests.
@@ -94,7 +93,7 @@ class FastDoor:
         self,
         door: WriteDoor,
         metrics: ShardMetrics,
-        path: bytes,
+        routes: Iterable[Route],
         timeouts: Timeouts,
         fallback: Callable[[], asyncio.Protocol],
         loop: asyncio.AbstractEventLoop,
@@ -102,7 +101,7 @@ class FastDoor:
     ) -> None:
         self.door = door
         self.metrics = metrics
-        self.path = path
+        self.routes = {route.path.encode(): route for route in routes}
         self.timeouts = timeouts
         self.fallback = fallback
         self.loop = loop
@@ -229,6 +228,7 @@ class Connection(asyncio.BufferedProtocol):
         self._body_view = memoryview(b"")
         self._filled = 0
         self._in_head = False  # a part of a head has arrived
+        self._route = MSGPACK  # of the latest request
         self._head: WriteHead | None = None  # of an admitted request whose body is to come
         self._length = 0  # of that body
         self._started_s = 0.0
@@ -251,10 +251,11 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.connections.discard(self)
         if self._body is not None:
             self._shared.door.release(len(self._body))
-            self._shared.metrics.count_rejection("msgpack", "disconnected", self._filled)
+            door = self._route.door
+            self._shared.metrics.count_rejection(door, "disconnected", self._filled)
             self._drop_body()
             seconds = time.monotonic() - self._started_s
-            self._shared.metrics.count_request("msgpack", CLIENT_LEFT, seconds)
+            self._shared.metrics.count_request(door, CLIENT_LEFT, seconds)
 
     def pause_writing(self) -> None:
         """The client does not read its answers: read no more of its requests."""
@@ -341,8 +342,9 @@ class Connection(asyncio.BufferedProtocol):
             return True
         headers = head.headers
         path, _, query = head.url.partition(b"?")
+        route = self._shared.routes.get(path)
         if (
-            path != self._shared.path
+            route is None
             or parser.get_method() != b"POST"
             or not head.complete
             or b"content-length" not in headers
@@ -353,10 +355,11 @@ class Connection(asyncio.BufferedProtocol):
             return False
         self._keep_alive = parser.should_keep_alive()
         self._started_s = time.monotonic()
-        self._admit(headers, query, int(headers[b"content-length"]))
+        self._route = route
+        self._admit(FastHead(headers, query), int(headers[b"content-length"]))
         return True
 
-    def _admit(self, headers: dict[bytes, bytes], query: bytes, length: int) -> None:
+    def _admit(self, head: FastHead, length: int) -> None:
         """Make room for the body, or refuse it before any of it is read."""
         try:
             self._shared.door.admit(length)
@@ -365,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(error, 0)
             return
         try:
-            self._head = _write_head(headers, query)
+            self._head = self._route.read_head(head)
         except IngestError as error:
             self._shared.door.release(length)
             self._discard = length
@@ -442,7 +445,7 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, status: int, data: bytes) -> None:
         # Not the loop's own time: uvloop keeps that in whole milliseconds.
         seconds = time.monotonic() - self._started_s
-        self._shared.metrics.count_request("msgpack", status, seconds)
+        self._shared.metrics.count_request(self._route.door, status, seconds)
         self._expect_head()
         if self._keep_alive:
             self._shared.send(self._transport, data)
@@ -463,8 +466,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _refuse(self, error: IngestError, num_bytes: int) -> None:
-        answer = answer_to(error)
-        self._shared.metrics.count_rejection("msgpack", answer.reason, num_bytes, error.num_rows)
+        answer = answer_to(error, self._route)
+        door, rows = self._route.door, error.num_rows
+        self._shared.metrics.count_rejection(door, answer.reason, num_bytes, rows)
         if self._discard > DISCARD_BYTES:
             self._keep_alive = False
         self._answer(answer.status, self._shared.refusal(answer, not self._keep_alive))
@@ -473,8 +477,8 @@ class Connection(asyncio.BufferedProtocol):
         """Answer what is no whole request, and close."""
         self._keep_alive = False
         self._started_s = time.monotonic()
-        body = msgspec.json.encode({"error": message})
-        self._shared.metrics.count_rejection("msgpack", reason)
+        body = self._route.error_body(status, message)
+        self._shared.metrics.count_rejection(self._route.door, reason)
         self._answer(status, self._shared.refusal(Answer(status, reason, body, None), True))
 
     def _expect_head(self) -> None:
@@ -510,15 +514,23 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
 
-def _write_head(headers: dict[bytes, bytes], query: bytes) -> WriteHead:
-    database = headers.get(b"x-arc-database", b"")
-    if query and not database:
-        parameters = parse_qs(query)
-        database = (parameters.get(b"db") or parameters.get(b"bucket") or [b""])[0]
-    encoding, unit = headers.get(b"content-encoding"), headers.get(b"x-arc-time-unit")
-    return read_head(
-        database.decode("latin-1"),
-        None if encoding is None else encoding.decode("latin-1"),
-        None if unit is None else unit.decode("latin-1"),
-        headers.get(b"idempotency-key"),
-    )
+class FastHead:
+    """Headers and query as httptools gave them; see `arc.write_routes.RequestHead`."""
+
+    __slots__ = ("_headers", "_query")
+
+    def __init__(self, headers: dict[bytes, bytes], query: bytes) -> None:
+        self._headers = headers
+        self._query = query
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a header, as aiohttp decodes it; None when absent."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("utf-8", "surrogateescape")
+
+    def query(self, name: bytes) -> str | None:
+        """The first value of a parameter of the query; None when absent."""
+        if not self._query:
+            return None
+        found = parse_qs(self._query, keep_blank_values=True).get(name)
+        return None if found is None else found[0].decode("utf-8", "replace")

@@ -55,8 +55,10 @@ def serve(config: Config, command: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         lock = _claim_data_dir(where, resolved, log)
         stack.callback(lock.release)
-        port = stack.enter_context(_claim_port(resolved))
+        port = stack.enter_context(_claim_port("port", resolved.host, resolved.port))
         resolved = msgspec.structs.replace(resolved, port=port.getsockname()[1])
+        if resolved.otlp_port:
+            stack.enter_context(_claim_port("otlp_port", resolved.host, resolved.otlp_port))
         _clear_run_dir(where, log)
         _allow_open_files()
         worker = worker_command() if command is None else command
@@ -110,14 +112,15 @@ def _claim_data_dir(where: DataDir, config: Config, log: FilteringBoundLogger) -
         time.sleep(0.05)
 
 
-def _claim_port(config: Config) -> socket.socket:
+def _claim_port(setting: str, host: str, port: int) -> socket.socket:
     try:
-        return hold_port(config.host, config.port)
+        return hold_port(host, port)
     except PortTakenError as error:
-        raise StartError(f"port: {error}; choose another, or 0 for any free one") from error
+        hint = "choose another, or 0 for any free one" if setting == "port" else "choose another"
+        raise StartError(f"{setting}: {error}; {hint}") from error
     except OSError as error:
         raise StartError(
-            f"host, port: cannot listen on {url_of(config.host, config.port)}: {error.strerror}"
+            f"host, {setting}: cannot listen on {url_of(host, port)}: {error.strerror}"
         ) from error
 
 

@@ -231,6 +231,8 @@ class ShardMetrics:
         self._seconds = {door: file.histogram("arc_request_seconds", door) for door in DOORS}
         self._rejected = file.counters("arc_requests_rejected_total")
         self._rows_rejected = file.counters("arc_rows_rejected_total")
+        self.bad_rows_quarantined = file.counter("arc_bad_rows_total", "quarantined")
+        self.bad_rows_refused = file.counter("arc_bad_rows_total", "refused")
         self._bytes_rejected = file.counters("arc_bytes_rejected_total")
         self.pipeline = self._pipeline()
         self._durability = durability

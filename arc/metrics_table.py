@@ -13,12 +13,15 @@ import itertools
 from dataclasses import dataclass
 
 #: Ways into the daemon, as labels. "other" is every path that writes nothing.
-DOORS = ("msgpack", "other")
+DOORS = (
+    *("msgpack", "line_protocol", "arrow", "otlp_logs", "otlp_traces", "otlp_metrics"),
+    "other",
+)
 
 OTHER = "other"
 #: Status codes with a series of their own; any other is counted as "other". 499 stands for a
 #: client that left before it was answered.
-STATUSES = (200, 204, 400, 404, 405, 408, 409, 413, 422, 499, 500, 503)
+STATUSES = (200, 204, 400, 404, 405, 408, 409, 413, 415, 422, 499, 500, 503)
 
 #: Why a request was refused: the reasons of ingest.errors, then those of HTTP.
 REASONS = (
@@ -26,11 +29,15 @@ REASONS = (
     *("value_type", "type_conflict", "time", "too_large", "limit", "overloaded", "storage"),
     *("internal", "not_found", "method", "body_timeout", "disconnected", "bad_http"),
     *("starting", "stopping", "shard_in_use", "read_only", "replaying"),
-    *("key_in_flight", "key_reused", "stale_schema", OTHER),
+    *("key_in_flight", "key_reused", "stale_schema", "media_type", OTHER),
 )
 
 #: What a 204 may stand for, weakest first; see docs/configuration.md.
 LEVELS = ("memory", "page", "disk")
+
+#: What becomes of rows that no table takes, when the rest of their request is stored: they are
+#: kept in the table _quarantine, or the client is told that they are refused (OTLP).
+FATES = ("quarantined", "refused")
 
 _REQUEST_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -132,6 +139,7 @@ _DOOR = ("door", DOORS)
 _STATUS = ("status", (*map(str, STATUSES), OTHER))
 _REASON = ("reason", REASONS)
 _LEVEL = ("level", LEVELS)
+_FATE = ("fate", FATES)
 
 METRICS: tuple[Metric, ...] = (
     _counter("requests", "requests", "Requests answered.", _DOOR, _STATUS),
@@ -139,6 +147,9 @@ METRICS: tuple[Metric, ...] = (
     _histogram("request", _REQUEST_BUCKETS, "From the end of the headers to the answer.", _DOOR),
     _counter("rows_accepted", "rows", "Rows that a 204 covers, or that a replay found in the log."),
     _counter("rows_rejected", "rows", "Rows decoded and then refused, by reason.", _REASON),
+    _counter(
+        "bad_rows", "rows", "Rows that no table took, of requests stored without them.", _FATE
+    ),
     _counter("rows_stored", "rows", "Rows in files that are part of a table."),
     _gauge("rows_buffered", "rows", "Rows accepted and not yet stored."),
     _counter("rows_replayed", "rows", "Rows that a replay read from the log and buffered again."),

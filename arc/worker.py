@@ -19,10 +19,13 @@ import uvloop
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
-from arc.app import WRITE_PATH, build_app
+from arc.app import build_app, build_write_app
 from arc.config import Config
+from arc.door_handler import DoorHandler
 from arc.fast_door import DISCARD_S, FastDoor, Timeouts
+from arc.handlers.otlp import OtlpHandler, otlp_path
 from arc.handlers.status import StatusHandlers
+from arc.handlers.tables import TableHandlers
 from arc.handlers.write import WriteHandler
 from arc.handshake import WorkerStart, announce_ready, call_when_alone, read_start
 from arc.lag import LagProbe
@@ -32,9 +35,11 @@ from arc.metrics import ShardMetrics, shard_path
 from arc.ports import listen
 from arc.runtime import EXIT_IN_LOG, DataDir
 from arc.write_door import WriteDoor
+from arc.write_routes import ROUTES
 from ingest.arrow_writer import WriterSettings
 from ingest.kernels.__main__ import warm_all
 from ingest.limits import Limits
+from ingest.otlp.request import Signal
 from ingest.parquet import Compression
 from ingest.pipeline import Durability, Pipeline, PipelineSettings
 
@@ -123,22 +128,37 @@ class Worker:
             config.max_body_bytes,
             config.max_decompressed_bytes,
             config.durability,
+            config.on_bad_rows,
         )
-        self._runner = web.AppRunner(
-            build_app(
-                WriteHandler(self.door, metrics, config.body_timeout_s),
-                StatusHandlers(self.pipeline, self.door, run_dir, shard, config.durability),
-                metrics,
-                log,
-            ),
+        otlp = self._otlp_handlers(metrics)
+        status = StatusHandlers(self.pipeline, self.door, run_dir, shard, config.durability)
+        writes = self._write_handlers(metrics) | otlp
+        tables = TableHandlers(self.pipeline)
+        self._runner = self._app_runner(build_app(writes, status, tables, metrics, log))
+        self._otlp_runner = self._app_runner(build_write_app(otlp, metrics, log))
+        self.metrics = metrics
+        self.running = False
+
+    def _write_handlers(self, metrics: ShardMetrics) -> dict[str, DoorHandler]:
+        timeout_s = self._config.body_timeout_s
+        return {route.path: WriteHandler(route, self.door, metrics, timeout_s) for route in ROUTES}
+
+    def _otlp_handlers(self, metrics: ShardMetrics) -> dict[str, DoorHandler]:
+        timeout_s = self._config.body_timeout_s
+        return {
+            otlp_path(signal): OtlpHandler(signal, self.door, metrics, timeout_s)
+            for signal in Signal
+        }
+
+    def _app_runner(self, app: web.Application) -> web.AppRunner:
+        return web.AppRunner(
+            app,
             access_log=None,
             auto_decompress=False,
             lingering_time=DISCARD_S,
-            keepalive_timeout=config.keepalive_s,
-            shutdown_timeout=config.shutdown_timeout_s / 4,
+            keepalive_timeout=self._config.keepalive_s,
+            shutdown_timeout=self._config.shutdown_timeout_s / 4,
         )
-        self.metrics = metrics
-        self.running = False
 
     async def recover(self) -> None:
         """Bring back what predecessors of this shard had accepted; until then, 503.
@@ -160,7 +180,7 @@ class Worker:
         self._fast = FastDoor(
             self.door,
             self.metrics,
-            WRITE_PATH.encode(),
+            ROUTES,
             Timeouts(config.header_timeout_s, config.body_timeout_s, config.keepalive_s),
             self._runner.server,
             self._loop,
@@ -168,6 +188,9 @@ class Worker:
         )
         self._sweep = self._loop.create_task(self._fast.sweep())
         self._server = await self._loop.create_server(self._fast, sock=listener)
+        await self._otlp_runner.setup()
+        if config.otlp_port:
+            await web.SockSite(self._otlp_runner, listen(config.host, config.otlp_port)).start()
         self.running = True
         self._log.debug("serving", port=listener.getsockname()[1])
 
@@ -177,6 +200,7 @@ class Worker:
         self.door.stopping = True
         self._server.close()
         await self._fast.drain(self._config.shutdown_timeout_s / 4)
+        await self._otlp_runner.cleanup()
         await self._runner.cleanup()
         self._sweep.cancel()
         await self.pipeline.drain()

@@ -17,94 +17,51 @@ from typing import Any, TypeVar
 import msgspec
 
 from arc.metrics import ShardMetrics
+from arc.write_routes import QUARANTINE, REJECT, Route, WriteHead
 from ingest.columns import ColumnBatch
+from ingest.decoders import Decoded, Parameters, decode, decode_fast, request_digest
 from ingest.decompress import decompress
 from ingest.errors import (
+    ClientError,
     IngestError,
     OverloadedError,
     PayloadError,
     StorageError,
     TooLargeError,
 )
-from ingest.idempotency import body_digest
 from ingest.limits import Limits
 from ingest.log_format import Format, RecordHead
-from ingest.msgpack_decoder import decode
-from ingest.paths import check_database
 from ingest.pipeline import Pipeline
+from ingest.quarantine import SiftedBody, is_of_rows, rewrite, sift_body
+from ingest.sift import check_measurements
 from ingest.timestamps import TimeUnit
 
 _T = TypeVar("_T")
-
-DEFAULT_DATABASE = "default"
-
-MAX_KEY_BYTES = 64
 
 #: Counted, and never sent: the client left before it was answered. nginx has the same word.
 CLIENT_LEFT = 499
 
 #: Bodies above this many bytes are decompressed and decoded in a thread: the kernels and the
 #: codecs run without the interpreter's lock, and no request holds the loop for long. It costs 6 %
-#: more CPU than on the loop (docs/profiling/2026-11-20-decode-threads.md).
+#: more CPU than on the loop (docs/profiling/2026-11-20-decode-threads.md). So is whatever the fast
+#: decoders leave to their twins.
 INLINE_BYTES = 512 * 2**10
 
+#: The same for bodies that turn out to be longer once they are decompressed.
+INLINE_PLAIN_BYTES = 2 * 2**20
 
-class WriteHead(msgspec.Struct, frozen=True, gc=False):
-    """What the headers and the query of a write say.
+#: Doors of these formats store what they can and tell how much they could not.
+HAVE_PARTIAL_SUCCESS = frozenset(form for form in Format if form.name.startswith("OTLP"))
 
-    Attributes:
-        database: Where the rows go.
-        content_encoding: As sent, empty when absent.
-        time_unit: Of the time columns; None: told from the values.
-        key: Header Idempotency-Key, 1 to 64 bytes; empty when absent.
-    """
+#: How often the rows of a request are judged anew because a table changed before they were
+#: stored: by other requests, each of which can do so once for each of its columns.
+SIFT_TRIES = 5
 
-    database: str
-    content_encoding: str
-    time_unit: TimeUnit | None
-    key: bytes = b""
+#: Where bodies of a format come in, in the words of `/metrics`.
+DOORS = {form: form.name.lower().removesuffix("_json") for form in Format}
 
-
-def read_head(
-    database: str | None, content_encoding: str | None, unit: str | None, key: bytes | None = None
-) -> WriteHead:
-    """Check what a request says about its body.
-
-    Args:
-        database: Header x-arc-database, or the query parameter in its place; None or empty:
-            the default one.
-        content_encoding: Header, None when absent.
-        unit: Header x-arc-time-unit, None when absent.
-        key: Header Idempotency-Key, None when absent.
-
-    Raises:
-        PayloadError: a unit that is none, or a key that is empty or too long.
-        InvalidNameError: a database name that cannot be stored.
-    """
-    if database:
-        check_database(database)
-    return WriteHead(
-        database or DEFAULT_DATABASE,
-        content_encoding or "",
-        None if unit is None else _time_unit(unit),
-        b"" if key is None else _key(key),
-    )
-
-
-def _key(key: bytes) -> bytes:
-    if not 1 <= len(key) <= MAX_KEY_BYTES:
-        raise PayloadError(f"header Idempotency-Key: {len(key)} bytes, wanted 1 to {MAX_KEY_BYTES}")
-    return key
-
-
-def _time_unit(text: str) -> TimeUnit:
-    try:
-        return TimeUnit(text)
-    except ValueError:
-        wanted = ", ".join(TimeUnit)
-        raise PayloadError(
-            f"header x-arc-time-unit: found {text!r}, wanted one of {wanted}"
-        ) from None
+#: A message of protobuf that sets nothing is no bytes at all, and a request without a record.
+EMPTY_BODIES = frozenset({Format.OTLP_LOGS, Format.OTLP_TRACES, Format.OTLP_METRICS})
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -123,15 +80,29 @@ class Answer(msgspec.Struct, frozen=True):
     retry_after_s: int | None
 
 
-def answer_to(error: IngestError) -> Answer:
+def answer_to(error: IngestError, route: Route) -> Answer:
     """Turn an error of the pipeline into what its client is told."""
     retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
-    body = msgspec.json.encode({"error": str(error)})
-    return Answer(error.status_hint, error.reason, body, retry_after_s)
+    status = error.status_hint
+    return Answer(status, error.reason, route.error_body(status, str(error)), retry_after_s)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What became of a request that was not refused as a whole.
+
+    Attributes:
+        num_rows: That were accepted; of a repetition, none.
+        num_refused: Records that no table took and that are not in the quarantine either.
+        reason: Why the first row was refused that no table took; empty: there was none.
+    """
+
+    num_rows: int
+    num_refused: int = 0
+    reason: str = ""
 
 
 class WriteDoor:
-    """The way of a columnar MessagePack body into one shard.
+    """The way of a body, in whatever format, into one shard.
 
     Attributes:
         durability: What a 204 of this door stands for.
@@ -145,11 +116,13 @@ class WriteDoor:
         max_body_bytes: int,
         max_decompressed_bytes: int,
         durability: str,
+        on_bad_rows: str = REJECT,
     ) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._max_decompressed_bytes = max_decompressed_bytes
+        self._on_bad_rows = on_bad_rows
         self._threads = ThreadPoolExecutor(1, "arc-decode")
         self.durability = durability
         self.stopping = False
@@ -193,56 +166,168 @@ class WriteDoor:
         Raises:
             IngestError: what `answer_to` turns into an answer. No row was accepted.
         """
-        if head.key:
-            return asyncio.ensure_future(self._store_once(head, body))
-        if len(body) > INLINE_BYTES:
-            return asyncio.ensure_future(self._decode_and_write(head, body, b""))
-        return self._write(head, body, *self._decode(head, body))
+        record = self._record_head(head)
+        if not head.key and not self._quarantines(head):
+            decoded = self._decode_inline(record, head.content_encoding, body)
+            if decoded is not None:
+                return self._write(record, body, decoded.batches, b"", len(body))
+        return asyncio.ensure_future(self._store_slowly(head, record, body))
 
-    async def _store_once(self, head: WriteHead, body: bytes) -> int:
-        """Store a body unless its key was stored before. Of a repetition, no row is accepted."""
+    def _record_head(self, head: WriteHead) -> RecordHead:
+        now_us = self._pipeline.clock.now_us()
+        return RecordHead(head.format, head.database, head.time_unit, now_us, head.key, head.params)
+
+    def _quarantines(self, head: WriteHead) -> bool:
+        return (head.on_bad_rows or self._on_bad_rows) == QUARANTINE
+
+    async def _store_slowly(self, head: WriteHead, record: RecordHead, body: bytes) -> int:
+        return (await self.store_partly(head, body, record)).num_rows
+
+    async def store_partly(
+        self, head: WriteHead, body: bytes, record: RecordHead | None = None
+    ) -> Stored:
+        """Store the rows of an admitted body, those that can be: OTLP has partial success.
+
+        Only OTLP, and other doors where bad rows are quarantined, ever store a part. Must not be
+        cancelled.
+
+        Args:
+            head: Of the request.
+            body: As it came.
+            record: What the log is to keep of the head; made here when it is not given.
+
+        Raises:
+            IngestError: as `store`.
+        """
+        record = record or self._record_head(head)
+        if not head.key:
+            return await self._store_now(head, record, body, b"")
         keys = self._pipeline.keys
-        digest = await self._run(body, body_digest, head.database, head.time_unit, body)
+        digest = await self._run(body, request_digest, record, body)
         if not keys.begin(head.key, digest):
             self._metrics.pipeline.keys_repeated.inc()
-            return 0
+            return Stored(0)
         try:
-            return await self._decode_and_write(head, body, digest)
+            return await self._store_now(head, record, body, digest)
         except Exception:  # also of a defect: nothing of the request was kept
             with suppress(StorageError):  # it is made up for with the next key
                 keys.abandon(head.key)
             raise
 
-    async def _decode_and_write(self, head: WriteHead, body: bytes, digest: bytes) -> int:
-        decoded = await self._run(body, self._decode, head, body)
-        stored = self._write(head, body, *decoded, digest)
-        return stored if isinstance(stored, int) else await stored
+    async def _store_now(
+        self, head: WriteHead, record: RecordHead, body: bytes, digest: bytes
+    ) -> Stored:
+        quarantines = self._quarantines(head)
+        try:
+            encoding = head.content_encoding
+            decoded = self._decode_inline(record, encoding, body)
+            if decoded is None:
+                decoded = await self._in_thread(self._decode, record, encoding, body)
+            if not decoded.refused:
+                await self._write_all(record, body, decoded.batches, digest, len(body))
+                return Stored(sum(batch.num_rows for batch in decoded.batches))
+        except ClientError as error:
+            if not (is_of_rows(error) and (quarantines or record.format in HAVE_PARTIAL_SUCCESS)):
+                raise
+        return await self._store_part(record, body, digest, quarantines)
+
+    async def _write_all(
+        self,
+        record: RecordHead,
+        body: bytes,
+        batches: Sequence[ColumnBatch],
+        digest: bytes,
+        num_bytes: int,
+    ) -> None:
+        if batches:  # a request of OTLP may have no record
+            stored = self._write(record, body, batches, digest, num_bytes)
+            if not isinstance(stored, int):
+                await stored
+
+    # --- a part of a request -----------------------------------------------------------------
+
+    async def _store_part(
+        self, record: RecordHead, body: bytes, digest: bytes, quarantines: bool
+    ) -> Stored:
+        """Store the rows that tables take, of a request that was refused as a whole.
+
+        Raises:
+            IngestError: as `store`; for instance, no row can be told from the others.
+        """
+        for tries_left in reversed(range(SIFT_TRIES)):
+            sifted = await self._in_thread(self._sift, record, body, quarantines)
+            kept = sifted if quarantines else SiftedBody(sifted.batches, [])
+            try:
+                await self._write_rewritten(record, kept, digest, len(body))
+                break
+            except ClientError:  # somebody else has changed a table meanwhile
+                if not tries_left:
+                    raise
+        metrics = self._metrics
+        fate = metrics.bad_rows_quarantined if quarantines else metrics.bad_rows_refused
+        fate.inc(sifted.num_refused)
+        reason = sifted.refused[0].message if sifted.refused else ""
+        return Stored(sifted.num_rows, 0 if quarantines else sifted.num_refused, reason)
+
+    def _sift(self, record: RecordHead, body: bytes, keep_bodies: bool) -> SiftedBody:
+        """Judge every row of a body as it came."""
+        plain = decompress(body, "", self._max_decompressed_bytes)
+        sieve = self._pipeline.sieve(record.database)
+        return sift_body(record, plain, self.limits, sieve, keep_bodies)
+
+    async def _write_rewritten(
+        self, record: RecordHead, sifted: SiftedBody, digest: bytes, num_bytes: int
+    ) -> None:
+        """Log and keep what was sifted: so a replay repeats the decision, and not the judgement."""
+        if not sifted.batches and not sifted.refused:
+            return
+        door = DOORS[record.format]
+        rewritten = await self._in_thread(rewrite, sifted, door, record.arrival_us)
+        params = Parameters(digest=digest).to_bytes()
+        head = RecordHead(
+            Format.MSGPACK,
+            record.database,
+            TimeUnit.US,
+            record.arrival_us,
+            record.key,
+            params,
+        )
+        self._pipeline.budget.take(len(rewritten.body))
+        try:
+            await self._write_all(head, rewritten.body, rewritten.batches, digest, num_bytes)
+        finally:
+            self._pipeline.budget.give_back(len(rewritten.body))
+
+    # --- its steps ---------------------------------------------------------------------------
 
     async def _run(self, body: bytes, work: Callable[..., _T], *arguments: Any) -> _T:
         """Do what takes time by the size of a body: in a thread if that is large."""
         if len(body) <= INLINE_BYTES:
             return work(*arguments)
+        return await self._in_thread(work, *arguments)
+
+    async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, work, *arguments)
 
     def _write(
         self,
-        head: WriteHead,
+        record: RecordHead,
         body: bytes,
-        arrival_us: int,
         batches: Sequence[ColumnBatch],
-        digest: bytes = b"",
+        digest: bytes,
+        num_bytes: int,
     ) -> int | asyncio.Future[int]:
-        record = RecordHead(Format.MSGPACK, head.database, head.time_unit, arrival_us, head.key)
+        """Log and keep; the body came as so many bytes."""
         try:
             stored = self._pipeline.write(record, body, batches, digest)
         except IngestError as error:
             error.num_rows = _num_rows(batches)
             raise
         if isinstance(stored, int):
-            self._metrics.bytes_accepted.inc(len(body))
+            self._metrics.bytes_accepted.inc(num_bytes)
         else:
-            stored.add_done_callback(partial(self._count, len(body), batches))
+            stored.add_done_callback(partial(self._count, num_bytes, batches))
         return stored
 
     def _count(
@@ -255,18 +340,39 @@ class WriteDoor:
         elif isinstance(error, IngestError):
             error.num_rows = _num_rows(batches)
 
-    def _decode(self, head: WriteHead, body: bytes) -> tuple[int, list[ColumnBatch]]:
-        """When the body arrived, microseconds, and what is in it."""
+    def _decode_inline(
+        self, record: RecordHead, content_encoding: str, body: bytes
+    ) -> Decoded | None:
+        """What is in a body, if that can be told on the loop; None: `_decode` does, in a thread."""
+        if len(body) > INLINE_BYTES or not body:
+            return None
         clock = self._pipeline.clock
         started_s = clock.monotonic_s()
-        if not body:
+        try:
+            limit_bytes = min(INLINE_PLAIN_BYTES, self._max_decompressed_bytes)
+            plain = decompress(body, content_encoding, limit_bytes)
+        except TooLargeError:
+            return None
+        decoded = decode_fast(record, plain, self.limits)
+        if decoded is not None:
+            self._decoded(decoded, plain, started_s)
+        return decoded
+
+    def _decode(self, record: RecordHead, content_encoding: str, body: bytes) -> Decoded:
+        """What is in a body as it came, however long it takes to tell."""
+        started_s = self._pipeline.clock.monotonic_s()
+        if not body and record.format not in EMPTY_BODIES:
             raise PayloadError("the body is empty")
-        arrival_us = clock.now_us()
-        body = decompress(body, head.content_encoding, self._max_decompressed_bytes)
-        batches = decode(body, arrival_us, self.limits, head.time_unit)
-        self._metrics.bytes_decoded.inc(len(body))
-        self._metrics.pipeline.decode_seconds.observe(clock.monotonic_s() - started_s)
-        return arrival_us, batches
+        plain = decompress(body, content_encoding, self._max_decompressed_bytes)
+        decoded = decode(record, plain, self.limits)
+        self._decoded(decoded, plain, started_s)
+        return decoded
+
+    def _decoded(self, decoded: Decoded, plain: bytes, started_s: float) -> None:
+        check_measurements(decoded.batches)
+        self._metrics.bytes_decoded.inc(len(plain))
+        seconds = self._pipeline.clock.monotonic_s() - started_s
+        self._metrics.pipeline.decode_seconds.observe(seconds)
 
     def close(self) -> None:
         """End the decode thread."""

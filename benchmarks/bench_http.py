@@ -23,7 +23,7 @@ import uvloop
 
 from arc.config import Config, resolve
 from arc.worker import Worker
-from arc.write_door import WriteHead
+from arc.write_routes import WriteHead
 from benchmarks.harness import Bench, main
 
 #: Requests in one call, so that the switch between threads at its ends does not count.

@@ -30,7 +30,7 @@ import msgspec
 from ingest import sqlite
 from ingest.columns import ColumnBatch
 from ingest.errors import LimitError, StorageError
-from ingest.paths import TableId, table_dir
+from ingest.paths import QUARANTINE, TableId, table_dir
 from ingest.schema import NO_TABLE, ColumnSpec, TableSchema, widen
 
 #: Of the layout below; a catalog with another number is left alone.
@@ -50,7 +50,7 @@ _READ = "SELECT version, columns FROM tables WHERE database = ? AND measurement 
 _READ_VERSION = "SELECT version FROM tables WHERE database = ? AND measurement = ?"
 _INSERT = "INSERT INTO tables VALUES (?, ?, ?, ?, ?)"
 _UPDATE = "UPDATE tables SET version = ?, columns = ? WHERE database = ? AND measurement = ?"
-_COUNT = "SELECT count(*) FROM tables WHERE database = ?"
+_COUNT = f"SELECT count(*) FROM tables WHERE database = ? AND measurement <> '{QUARANTINE}'"
 _LIST = "SELECT database, measurement, directory, version FROM tables ORDER BY 1, 2"
 
 _COLUMNS = msgspec.json.Decoder(dict[str, ColumnSpec])
@@ -135,6 +135,15 @@ class Catalog:
             row = self._connection.execute(_READ_VERSION, names).fetchone()
         return 0 if row is None else int(row[0])
 
+    def count(self, database: str) -> int:
+        """How many tables a database has; that of its quarantine is not counted.
+
+        Raises:
+            StorageError: the catalog cannot be read.
+        """
+        with self._lock, self._refusals():
+            return int(self._connection.execute(_COUNT, (database,)).fetchone()[0])
+
     def tables(self) -> list[CatalogEntry]:
         """All tables, by name.
 
@@ -184,7 +193,8 @@ class Catalog:
             return needed
         columns = msgspec.json.encode(needed.columns).decode()
         if stored is None:
-            self._count_one_more(table.database, counts)
+            if table.measurement != QUARANTINE:  # there is always room for what others refuse
+                self._count_one_more(table.database, counts)
             schema = TableSchema(needed.columns, 1)
             row = (table.database, table.measurement, directory, schema.version, columns)
             self._connection.execute(_INSERT, row)

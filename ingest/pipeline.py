@@ -38,9 +38,13 @@ from ingest.log_format import RecordHead
 from ingest.log_reader import LogReader, SegmentInfo
 from ingest.log_spares import spare_paths
 from ingest.lsn import make_lsn
+from ingest.paths import TableId
 from ingest.replay import Replay, Replayed
+from ingest.schema import NO_TABLE, TableSchema
 from ingest.shard import Shard, shard_dir, shard_numbers
+from ingest.sift import Sieve
 from ingest.store import LocalStore
+from ingest.table_list import TableEntry, list_tables
 from ingest.table_log import DeltaTableLog
 from ingest.wal import Wal, WalSettings
 
@@ -458,6 +462,25 @@ class Pipeline:
             # Their rows are kept all the same. Until `_watch` makes up for it, a repetition is
             # told that the first is in flight.
             self._log.error("keys_not_finished", keys=len(keys), error=str(error))
+
+    def sieve(self, database: str) -> Sieve:
+        """Parts the rows that the tables of a database take, as they are now, from the others.
+
+        May be called, and what it returns used, from any thread. It blocks.
+
+        Raises:
+            StorageError: the catalog cannot be read.
+        """
+
+        def schema_of(measurement: str) -> TableSchema:
+            return self._catalog.load(TableId(database, measurement)) or NO_TABLE
+
+        spare_tables = self.limits.max_measurements - self._catalog.count(database)
+        return Sieve(schema_of, self.limits, spare_tables)
+
+    def tables(self, database: str | None = None) -> list[TableEntry]:
+        """The tables of all shards, as `list_tables`. Blocks; may be called from any thread."""
+        return list_tables(self._catalog, self._settings.data_dir, database)
 
     # --- the log and the disk ----------------------------------------------------------------
 

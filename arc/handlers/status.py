@@ -43,6 +43,7 @@ class StatusHandlers:
         return _json(
             {
                 "status": "ok",
+                "name": "arc",  # where clients of InfluxDB 2 look
                 "service": "arc",
                 "version": VERSION,
                 "uptime": f"{uptime_s:.0f}s",
@@ -113,10 +114,17 @@ SPEC = {
         "an array of maps",
         '{"batch": [maps]}',
     ],
-    "map": {
+    "map of columns": {
         "m": "name of the measurement, 1 to 128 characters, or an integer n for measurement_n",
         "columns": "map of column name to array; all arrays of one length, at least 1",
         "tags": "optional array of the names of the columns that are tags",
+    },
+    "map of a row": {
+        "m": "as above",
+        "fields": "map of column name to value, or an array for field_0, field_1, ...",
+        "t": "time; without it, the server's clock",
+        "tags": "optional map of column name to value, stored as text",
+        "h": "optional; becomes the tag host unless there is one",
     },
     "types": {
         "integer": "int64",
@@ -127,7 +135,7 @@ SPEC = {
         "nil": "null",
     },
     "time": {
-        "column": "time; without it, the server's clock",
+        "column": "time, in rows t; without it, the server's clock",
         "units": ["s", "ms", "us", "ns"],
         "unit": "told from the magnitude of the whole column, or by the header x-arc-time-unit",
         "stored_as": "timestamp[us, tz=UTC]",
@@ -135,6 +143,7 @@ SPEC = {
     "headers": {
         "x-arc-database": "database of the rows; missing: default",
         "x-arc-time-unit": "s, ms, us or ns",
+        "x-arc-on-bad-rows": "reject or quarantine: what to do with rows that fit no table",
         "Content-Encoding": "optional; the bytes tell",
         "Idempotency-Key": "optional, 1 to 64 bytes, a new one for each request; a repeated "
         "request with the key of one that was stored is answered 204 and not stored again",
@@ -156,4 +165,5 @@ SPEC = {
         "columns": {"time": [1700000000000], "host": ["a"], "usage": [1.5]},
         "tags": ["host"],
     },
+    "example of a row": {"m": "cpu", "t": 1700000000000, "h": "a", "fields": {"usage": 1.5}},
 }

@@ -288,8 +288,15 @@ def test_bytes_after_the_last_map_refuse_all_of_it(
     assert not files.folder(data_dir, "m", database).exists()
 
 
-def test_a_row_map_is_not_taken_yet(client: Client, database: str) -> None:
-    assert "not taken yet" in client.refusal({"m": "m", "t": NOW_US, "fields": {"x": 1}}, database)
+def test_rows_and_columns_may_share_a_body(client: Client, database: str, stored: Stored) -> None:
+    row = {"m": "m", "t": NOW_US + 1, "h": "a", "fields": {"x": 1.5}, "tags": {"rack": 7}}
+    client.write([columnar("m", time=[NOW_US], x=[1]), row], database)
+    assert stored("m") == {
+        "time": [NOW_US, NOW_US + 1],
+        "rack": [None, "7"],
+        "host": [None, "a"],
+        "x": [1.0, 1.5],
+    }
 
 
 def test_a_batch_over_a_year_of_hours_lies_in_as_many_folders(

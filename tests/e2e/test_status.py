@@ -116,11 +116,14 @@ def test_stats_are_the_plain_counters(client: Client) -> None:
         assert reply.json["stats"][name] == metrics[name]
 
 
-def test_the_example_of_the_spec_is_taken(client: Client, database: str, stored: Stored) -> None:
+@pytest.mark.parametrize("example", ["example", "example of a row"])
+def test_the_examples_of_the_spec_are_taken(
+    client: Client, database: str, stored: Stored, example: str
+) -> None:
     spec = client.get(f"{WRITE}/spec").json
-    reply = client.post(spec["example"], spec["endpoint"], x_arc_database=database)
+    reply = client.post(spec[example], spec["endpoint"], x_arc_database=database)
     assert reply.status == spec["success"]
-    assert stored(spec["example"]["m"]) == {
+    assert stored(spec[example]["m"]) == {
         "time": [1_700_000_000_000_000],
         "host": ["a"],
         "usage": [1.5],

@@ -1,0 +1,51 @@
+"""What is stored: `GET /api/v1/databases` and `GET /api/v1/measurements`. Reads no row."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from aiohttp import web
+
+from ingest.pipeline import Pipeline
+
+
+class TableHandlers:
+    """Lists of databases and measurements, in the shape that clients read."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def measurements(self, request: web.Request) -> web.Response:
+        """`GET /api/v1/measurements`, with `?database=` those of one."""
+        started_s = time.monotonic()
+        database = request.query.get("database") or None
+        tables = await asyncio.to_thread(self._pipeline.tables, database)
+        entries = [
+            {
+                "database": entry.table.database,
+                "measurement": entry.table.measurement,
+                "file_count": entry.num_files,
+                "total_size_mb": round(entry.size_bytes / 1e6, 6),
+                "storage_path": entry.directory,
+            }
+            for entry in tables
+        ]
+        return _json({"success": True, "measurements": entries}, len(entries), started_s)
+
+    async def databases(self, request: web.Request) -> web.Response:
+        """`GET /api/v1/databases`."""
+        started_s = time.monotonic()
+        tables = await asyncio.to_thread(self._pipeline.tables)
+        counts: dict[str, int] = {}
+        for entry in tables:
+            counts[entry.table.database] = counts.get(entry.table.database, 0) + 1
+        entries = [{"name": name, "measurement_count": count} for name, count in counts.items()]
+        return _json({"success": True, "databases": entries}, len(entries), started_s)
+
+
+def _json(content: dict[str, object], count: int, started_s: float) -> web.Response:
+    took_ms = round((time.monotonic() - started_s) * 1000, 3)
+    content |= {"count": count, "execution_time_ms": took_ms}
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
