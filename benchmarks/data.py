@@ -13,6 +13,11 @@ Workloads (`time` is always the last column of a body and always 9 bytes a value
   random in 0..100 with 2 decimals, time in µs: 55 bytes a record, names left out.
 * `mixed`: 6 columns: host and path of differing length (some of them not ASCII), two integers of
   mixed width, one double that walks, time in µs; of all but host and time, 10 % are nil.
+* `agent`: 9 columns: host of 1000, region of 8 and env of 3, three doubles that walk, two
+  integers of mixed width, time in µs: what a metrics agent sends row by row.
+* `logs`: 10 columns under the names that OpenTelemetry's log records are stored by: the service,
+  the same in all rows, severity, a text of 250 bytes, six attributes (three strings, an integer,
+  a double and a boolean), time in µs.
 """
 
 from __future__ import annotations
@@ -53,12 +58,24 @@ _WORDS = (
 )  # fmt: skip
 
 
+_SERVICES = ("checkout", "search", "payments", "catalog")
+#: Kinds of fields of few different values, the frequent ones more than once.
+_FEW: dict[str, tuple[Any, ...]] = {
+    "severity": ("INFO", "INFO", "INFO", "DEBUG", "WARN", "ERROR"),
+    "method": ("GET", "GET", "POST", "PUT", "DELETE"),
+    "status": (200, 200, 200, 204, 301, 404, 500),
+    "flag": (True, False),
+}
+#: Of the text of a log record.
+TEXT_BYTES = 250
+
+
 @dataclass(frozen=True)
 class Workload:
     """What the rows of a workload look like.
 
     Attributes:
-        name: `a`, `b`, `c` or `mixed`.
+        name: `a`, `b`, `c`, `mixed`, `agent` or `logs`.
         measurements: Names of which each body takes one.
         tags: Columns that identify a series; they come first.
         fields: Names and kinds of the other columns but the time, cycled when more are wanted.
@@ -113,6 +130,29 @@ WORKLOADS: dict[str, Workload] = {
         (("requests", "count"), ("size_bytes", "size"), ("usage_user", "walk")),
         declares_tags=True,
     ),
+    "agent": Workload(
+        "agent",
+        ("cpu", "mem", "disk"),
+        ("host", "region", "env"),
+        (*_three("walk"), ("processes", "count"), ("context_switches", "count")),
+        declares_tags=True,
+    ),
+    "logs": Workload(
+        "logs",
+        ("otel_logs",),
+        ("resource.service.name",),
+        (
+            ("severity_text", "severity"),
+            ("body", "text"),
+            ("attributes.http.method", "method"),
+            ("attributes.url.path", "path"),
+            ("attributes.user.id", "user"),
+            ("attributes.http.status_code", "status"),
+            ("attributes.duration_ms", "uniform"),
+            ("attributes.cache.hit", "flag"),
+        ),
+        declares_tags=True,
+    ),
 }
 
 
@@ -148,13 +188,20 @@ def columns(
     elif workload == "mixed":
         out["host"] = _pick(_varied_hosts(), rng.integers(0, 1000, rows))
         out["path"] = _with_nils(rng, _pick(_varied_paths(), rng.integers(0, 500, rows)))
+    elif workload == "logs":
+        out["resource.service.name"] = [_SERVICES[int(rng.integers(len(_SERVICES)))]] * rows
     else:
         out["host"] = _pick(_hosts(1000), rng.integers(0, 1000, rows))
-    if workload == "c":
+    if workload in ("c", "agent"):
         out["region"] = _pick(_REGIONS_8, rng.integers(0, len(_REGIONS_8), rows))
+    if workload == "agent":
+        out["env"] = _pick(SCRAPE_ENVS, rng.integers(0, len(SCRAPE_ENVS), rows))
     for name, kind in load.field_kinds(num_columns or load.num_columns):
-        values = _field(rng, kind, rows)
-        out[name] = _with_nils(rng, values.tolist()) if workload == "mixed" else values
+        values = _text_field(rng, kind, rows)
+        if values is None:
+            numbers = _field(rng, kind, rows)
+            values = _with_nils(rng, numbers.tolist()) if workload == "mixed" else numbers
+        out[name] = values
     out["time"] = _times(load, rows, start_us)
     return out
 
@@ -170,6 +217,25 @@ def columnar_body(columns: Columns, measurement: str | int, tags: Sequence[str] 
         payload["tags"] = list(tags)
     payload["columns"] = columns
     return ormsgpack.packb(payload, option=ormsgpack.OPT_SERIALIZE_NUMPY)
+
+
+def row_body(columns: Columns, measurement: str | int, tags: Sequence[str] = ()) -> bytes:
+    """The same rows as an array of row maps, as clients write records one by one.
+
+    The keys of a row are in the order m, t, fields, tags. A tag of None is left out.
+    """
+    plain = {
+        name: values.tolist() if isinstance(values, np.ndarray) else values
+        for name, values in columns.items()
+    }
+    times = plain.pop("time")
+    rows = []
+    for time, *values in zip(times, *plain.values(), strict=True):
+        fields = dict(zip(plain, values, strict=True))
+        found = {name: fields.pop(name) for name in tags}
+        found = {name: value for name, value in found.items() if value is not None}
+        rows.append({"m": measurement, "t": time, "fields": fields, "tags": found})
+    return ormsgpack.packb(rows)
 
 
 def workload_body(workload: str, rows: int, seed: int = 0) -> bytes:
@@ -280,6 +346,32 @@ def _field(
         signs: NDArray[np.int64] = rng.choice([-1, 1, 1, 1], rows)
         return np.exp2(rng.uniform(0, 44, rows)).astype(np.int64) * signs
     raise ValueError(f"no kind of field {kind!r}")
+
+
+def _text_field(rng: np.random.Generator, kind: str, rows: int) -> Values | None:
+    """Values of one field that is no number, or of few distinct numbers; None: of another kind.
+
+    `text`: 250 bytes of words, hardly two the same; `path` and `user`: 500 and 1000 different
+    ones; `severity`, `method`, `status`: a handful; `flag`: booleans.
+    """
+    if kind == "text":
+        starts = rng.integers(0, len(_prose()) - TEXT_BYTES, rows).tolist()
+        return [_prose()[start : start + TEXT_BYTES] for start in starts]
+    if kind == "path":
+        return _pick(_varied_paths(), rng.integers(0, 500, rows))
+    if kind == "user":
+        return [f"user-{number:04d}" for number in rng.integers(0, 1000, rows).tolist()]
+    if kind in _FEW:
+        return _pick(_FEW[kind], rng.integers(0, len(_FEW[kind]), rows))
+    return None
+
+
+@functools.cache
+def _prose() -> str:
+    """Some 500 kB of ASCII words."""
+    words = [word for word in _WORDS if word.isascii()]
+    chosen = np.random.default_rng(250).integers(0, len(words), 100_000)
+    return " ".join(_pick(words, chosen))
 
 
 def _times(load: Workload, rows: int, start_us: int) -> NDArray[np.int64]:

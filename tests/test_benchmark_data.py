@@ -11,11 +11,13 @@ import pytest
 from benchmarks.data import (
     DEFAULT_START_US,
     NIL_SHARE,
+    TEXT_BYTES,
     TIME_CELL_BYTES,
     WORKLOADS,
     columnar_body,
     columns,
     host_hash,
+    row_body,
     scrape_combos,
     scrape_host_number,
     time_cells,
@@ -41,7 +43,10 @@ def test_time_is_the_last_column_and_fills_the_last_nine_bytes_a_row(workload: s
     assert body[-300 * TIME_CELL_BYTES :] == cells.tobytes()
 
 
-@pytest.mark.parametrize(("workload", "num_columns"), [("a", 7), ("b", 5), ("c", 6), ("mixed", 6)])
+@pytest.mark.parametrize(
+    ("workload", "num_columns"),
+    [("a", 7), ("b", 5), ("c", 6), ("mixed", 6), ("agent", 9), ("logs", 10)],
+)
 def test_a_workload_has_the_columns_that_it_promises(workload: str, num_columns: int) -> None:
     values = columns(workload, 100)
     assert len(values) == num_columns == WORKLOADS[workload].num_columns
@@ -60,6 +65,31 @@ def test_a_body_decodes_to_its_columns() -> None:
     assert list(decoded["columns"]) == list(values)
     assert decoded["columns"]["path"] == values["path"]
     assert decoded["columns"]["time"] == np.asarray(values["time"]).tolist()
+
+
+@pytest.mark.parametrize("workload", ["agent", "mixed", "a"])
+def test_rows_hold_what_the_columns_hold(workload: str) -> None:
+    values, tags = columns(workload, 200, 3), WORKLOADS[workload].tags
+    rows = ormsgpack.unpackb(row_body(values, "cpu", tags))
+    assert {tuple(row) for row in rows} == {("m", "t", "fields", "tags")}
+    assert {row["m"] for row in rows} == {"cpu"}
+    assert [row["t"] for row in rows] == np.array(values["time"]).tolist()
+    for name in values.keys() - {"time"}:
+        part = "tags" if name in tags else "fields"
+        plain = np.array(values[name], dtype=object).tolist()
+        assert [row[part].get(name) for row in rows] == plain
+
+
+def test_log_records_have_texts_of_one_size_and_few_services() -> None:
+    values = columns("logs", 2000)
+    assert {len(text.encode()) for text in values["body"]} == {TEXT_BYTES}
+    assert len(set(values["body"])) > 1900
+    assert len(set(values["resource.service.name"])) == 1
+    attributes = [name for name in values if name.startswith("attributes.")]
+    assert len(attributes) == 6
+    assert {type(np.array(values[name]).tolist()[0]) for name in attributes} == {
+        *(str, int, float, bool)
+    }
 
 
 def test_a_body_without_tags_has_no_such_key() -> None:

@@ -18,13 +18,16 @@ import numpy as np
 import ormsgpack
 import pytest
 
+from benchmarks.data import WORKLOADS
 from benchmarks.load import usage
 from benchmarks.load.cli import main, parse, spec_of
 from benchmarks.load.client import ClientResult, LoadClient, Outcome, unsent
-from benchmarks.load.fake_daemon import FakeDaemon, decode
+from benchmarks.load.fake_daemon import FakeDaemon
+from benchmarks.load.fake_decode import decode
+from benchmarks.load.formats import _digits
 from benchmarks.load.generator import LoadResult, measure_ceiling
 from benchmarks.load.oracle import verify
-from benchmarks.load.payloads import Payloads, Times
+from benchmarks.load.payloads import Payloads, Times, body_columns, body_measurement
 from benchmarks.load.spec import LoadSpec
 
 FAKE = shlex.join([sys.executable, "-m", "benchmarks.load.fake_daemon"])
@@ -136,6 +139,66 @@ def test_a_request_carries_its_own_times_in_a_body_that_decodes(
         assert table.column("time").cast("int64").to_pylist() == wanted.tolist()
 
 
+#: A format, a workload for it, its path, and what its head says besides.
+FORMAT_CASES = [
+    ("rows", "agent", "/api/v1/write/msgpack", "Content-Type: application/msgpack"),
+    ("rows", "mixed", "/api/v1/write/msgpack", "Content-Type: application/msgpack"),
+    ("rows", "a", "/api/v1/write/msgpack", "Content-Type: application/msgpack"),
+    ("line-protocol", "agent", "/api/v1/write/line-protocol?precision=us", "Host: localhost:1"),
+    ("line-protocol", "a", "/api/v1/write/line-protocol?precision=ms", "Host: localhost:1"),
+    ("arrow", "c", "/api/v1/write/arrow", "x-arc-tags: host,region"),
+    ("arrow", "a", "/api/v1/write/arrow", "x-arc-tags: host,region,env"),
+    ("arrow", "mixed", "/api/v1/write/arrow", "x-arc-tags: host,path"),
+    ("otlp-logs", "logs", "/v1/logs", "Content-Type: application/x-protobuf"),
+    ("otlp-logs-json", "logs", "/v1/logs", "Content-Type: application/json"),
+]
+
+
+def read_back(pieces: list[bytes | memoryview]) -> tuple[str, str, Any]:
+    """Path, measurement and table of what is sent."""
+    head, *parts = (bytes(piece) for piece in pieces)
+    first, *lines = head.decode().removesuffix("\r\n\r\n").split("\r\n")
+    headers = dict(line.split(": ") for line in lines)
+    body = b"".join(parts)
+    assert int(headers["Content-Length"]) == len(body)
+    path = first.split(" ")[1]
+    return path, *decode(body, path, headers)
+
+
+@pytest.mark.parametrize(("format_", "workload", "path", "line"), FORMAT_CASES)
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_a_request_of_any_format_carries_its_own_times_and_values(
+    format_: str, workload: str, path: str, line: str, compression: str
+) -> None:
+    columns = WORKLOADS[workload].num_columns
+    spec = small(
+        format=format_, workload=workload, columns=columns, compression=compression, rows=30
+    )
+    payloads, times = Payloads(spec, 0, "localhost:1"), Times(spec.rows)
+    assert line in bytes(payloads.pieces(0, times)[0]).decode().split("\r\n")
+    for request in (0, 1, 17, 1000):
+        found_path, measurement, table = read_back(payloads.pieces(request, times))
+        index = spec.order.body(request)
+        assert found_path == path
+        assert measurement == body_measurement(spec, 0, index)
+        unit_us = 1000 if workload == "a" else 1
+        wanted_us = (spec.identity.offsets() + spec.identity.base(request)) * unit_us
+        assert table.column("time").cast("int64").to_pylist() == wanted_us.tolist()
+        wanted = body_columns(spec, 0, index)
+        for name in wanted.keys() - {"time"}:
+            values = wanted[name]
+            plain = values.tolist() if isinstance(values, np.ndarray) else values
+            assert table.column(name).to_pylist() == plain, name
+
+
+def test_digits_of_times_are_those_that_python_writes() -> None:
+    times = np.array([10**15, 1_768_473_000_123_456, 9_999_999_999_999_999], dtype=np.int64)
+    assert [bytes(row) for row in _digits(times, "us")] == [b"%d" % time for time in times]
+    assert [bytes(row) for row in _digits(times // 1000 % 10**13, "ms")] == [
+        b"%013d" % time for time in times // 1000
+    ]
+
+
 def test_a_head_names_database_and_compression() -> None:
     head = Payloads(small(compression="zstd", database="d1"), 0, "h:1").pieces(0, Times(100))[0]
     lines = bytes(head).decode().split("\r\n")
@@ -195,6 +258,11 @@ def test_what_is_left_of_pieces_is_what_was_not_sent(sent: int) -> None:
         ({"rate": -1.0}, "rate must be above 0"),
         ({"processes": 5}, "as many connections"),
         ({"columns": 2}, "at least 4 columns"),
+        ({"format": "csv"}, "format 'csv' is not one of columnar, rows"),
+        ({"format": "otlp-logs"}, "workload logs is for otlp-logs and otlp-logs-json"),
+        ({"workload": "logs", "columns": 10}, "not 'logs' as 'columnar'"),
+        ({"format": "otlp-logs", "workload": "logs", "columns": 11}, "logs has 10 columns"),
+        ({"format": "line-protocol", "workload": "mixed"}, "line protocol cannot say"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -211,6 +279,28 @@ def test_what_a_daemon_acknowledged_is_in_its_files(tmp_path: Path, compression:
     with fake_daemon(tmp_path) as daemon:
         result = send(spec, daemon.port)
     assert result.statuses[204] == len(result.outcomes) == len(result.latency_ns) > 0
+    assert set(result.outcomes) == {Outcome.ACKNOWLEDGED}
+    assert judge(spec, result, tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("format_", "workload"),
+    [
+        ("rows", "agent"),
+        ("line-protocol", "agent"),
+        ("arrow", "c"),
+        ("otlp-logs", "logs"),
+        ("otlp-logs-json", "logs"),
+    ],
+)
+def test_what_was_acknowledged_in_any_format_is_in_the_files(
+    tmp_path: Path, format_: str, workload: str
+) -> None:
+    columns = WORKLOADS[workload].num_columns
+    spec = small(format=format_, workload=workload, columns=columns, bodies=4, rows=50)
+    with fake_daemon(tmp_path) as daemon:
+        result = send(spec, daemon.port)
+    assert set(result.statuses) == {200 if workload == "logs" else 204}
     assert set(result.outcomes) == {Outcome.ACKNOWLEDGED}
     assert judge(spec, result, tmp_path) == {}
 
@@ -466,6 +556,19 @@ def test_varied_strings_are_the_mixed_workload() -> None:
     assert (spec.workload, spec.columns, spec.declare_tags) == ("mixed", 6, True)
     with pytest.raises(SystemExit):
         parse(["--strings", "varied", "--workload", "a"])
+
+
+@pytest.mark.parametrize(
+    ("format_", "workload", "rows"),
+    [("columnar", "c", 1000), ("rows", "agent", 1000), ("line-protocol", "agent", 1000),
+     ("arrow", "c", 1000), ("otlp-logs", "logs", 10_000), ("otlp-logs-json", "logs", 10_000)],
+)  # fmt: skip
+def test_a_format_brings_the_workload_that_it_is_for(
+    format_: str, workload: str, rows: int
+) -> None:
+    spec = spec_of(parse(["--format", format_])[0])
+    assert (spec.format, spec.workload, spec.rows) == (format_, workload, rows)
+    assert spec.order.bodies >= 8
 
 
 def test_every_run_has_a_database_of_its_own() -> None:

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from benchmarks.data import WORKLOADS
 from benchmarks.load.client import Outcome
-from benchmarks.load.fake_daemon import FAULTY_REQUEST, FakeStore, decode
+from benchmarks.load.fake_daemon import FAULTY_REQUEST, FakeStore
+from benchmarks.load.fake_decode import decode
 from benchmarks.load.oracle import HOUR_GLOB, Verdict, verify
 from benchmarks.load.payloads import Payloads, Times
 from benchmarks.load.spec import LoadSpec
 
 ROWS = 40
 REQUESTS = 50
-WORKLOAD_NAMES = sorted(WORKLOADS)
+#: But for `logs`, which is no columnar body.
+WORKLOAD_NAMES = sorted(WORKLOADS.keys() - {"logs"})
 #: 2026-01-15T10:59:59.996Z: some rows of a run lie in the next hour.
 BEFORE_THE_HOUR_US = 1_768_474_799_996_000
 
@@ -164,7 +166,8 @@ def test_values_that_changed_rows_are_wrong(tmp_path: Path, workload: str) -> No
     verdict = judge(tmp_path, "wrong-value", workload)
     assert set(verdict.faults()) == {"wrong_values"}
     assert verdict.wrong_values > ROWS // 2
-    assert "usage_idle" in verdict.examples[0] or "usage_user" in verdict.examples[0]
+    last = ("usage_idle", "usage_user", "context_switches")
+    assert any(name in verdict.examples[0] for name in last)
 
 
 def test_rows_under_another_measurement_are_wrong(tmp_path: Path) -> None:

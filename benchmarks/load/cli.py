@@ -28,13 +28,23 @@ from benchmarks.load.daemon import REPOSITORY, Daemon, DaemonError, find, start
 from benchmarks.load.generator import GeneratorError, LoadResult, measure_ceiling, run_load
 from benchmarks.load.oracle import verify
 from benchmarks.load.report import DaemonUse, Report, load_figures, render
-from benchmarks.load.spec import LoadSpec
+from benchmarks.load.spec import FORMATS, LoadSpec
 from benchmarks.load.usage import UsageSampler
 
 #: A running daemon stores what it holds within its flush age, 5 s by default.
 STORED_TIMEOUT_S = 60.0
 #: Without a terminal: one line of progress this often.
 PLAIN_PROGRESS_S = 5.0
+
+#: What is sent in a format unless `--workload` says otherwise.
+WORKLOAD_OF = {
+    "columnar": "c",
+    "rows": "agent",
+    "line-protocol": "agent",
+    "arrow": "c",
+    "otlp-logs": "logs",
+    "otlp-logs-json": "logs",
+}
 
 DESCRIPTION = """\
 Send generated load to Arc, then read the Parquet files back and compare them, row by row, with
@@ -54,9 +64,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if flags and not args.start:
         _parser().error("flags after -- are for the daemon that --start starts")
     if args.strings == "varied":
-        if args.workload not in ("c", "mixed"):
+        if args.workload not in (None, "c", "mixed"):
             _parser().error("--strings varied is workload mixed; leave --workload out")
         args.workload = "mixed"
+    if args.workload is None:
+        args.workload = WORKLOAD_OF[args.format]
+    if args.rows is None:
+        args.rows = 10_000 if args.workload == "logs" else 1_000
     return args, flags
 
 
@@ -93,14 +107,25 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
 
 def _add_load(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--workload", choices=list(WORKLOADS), default="c", help="see docs/benchmarking.md")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="columnar",
+        help="which door, and how bodies are encoded (default %(default)s)",
+    )
+    add(
+        "--workload",
+        choices=list(WORKLOADS),
+        default=None,
+        help="see docs/benchmarking.md; default: c, or what the format is for",
+    )
     add(
         "--strings",
         choices=["fixed", "varied"],
         default="fixed",
         help="varied: strings of differing length, mixed integers, nils (workload mixed)",
     )
-    add("--rows", type=int, default=1000, help="a request (default %(default)s)")
+    add("--rows", type=int, default=None, help="a request; default 1000, of logs 10000")
     add("--columns", type=int, default=None, help="with the time; default: as the workload has")
     add("--connections", type=int, default=16, help="over all processes (default %(default)s)")
     add("--processes", type=int, default=1, help="generator processes (default %(default)s)")
@@ -134,6 +159,7 @@ def spec_of(args: argparse.Namespace) -> LoadSpec:
     """The run that the arguments ask for; raises ValueError for one that cannot be."""
     load = WORKLOADS[args.workload]
     return LoadSpec(
+        format=args.format,
         workload=args.workload,
         rows=args.rows,
         columns=load.num_columns if args.columns is None else args.columns,

@@ -1,7 +1,7 @@
 """A slow daemon that stores like Arc, and misbehaves when told to: it proves the oracle.
 
-In: columnar MessagePack over HTTP. Out: Parquet files in Arc's layout, and its run file. It is
-no reference for speed or for the protocol; it knows what the load generator sends.
+In: what the load generator sends, over HTTP. Out: Parquet files in Arc's layout, and its run
+file. It is no reference for speed or for the protocol.
 
     python -m benchmarks.load.fake_daemon --port 0 --data-dir DIR --fault doubled
 
@@ -12,7 +12,6 @@ for `overload` and `close`, which happen to every fourth.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import signal
@@ -24,15 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ormsgpack
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import zstandard
+
+from benchmarks.load.fake_decode import decode
 
 FAULTY_REQUEST = 5
 _HOUR_US = 3_600_000_000
-_MS_LIMIT = 10**13
 
 #: Faults of the rows of one request: table in, tables to store out.
 ROW_FAULTS = (
@@ -50,21 +48,6 @@ FILE_FAULTS = ("wrong-hour", "unsorted", "torn-file")
 #: Faults of its answers.
 REPLY_FAULTS = ("overload", "close", "no-reply", "refused-and-stored", "torn")
 FAULTS = ROW_FAULTS + FILE_FAULTS + REPLY_FAULTS
-
-
-def decode(body: bytes) -> tuple[str, pa.Table]:
-    """Measurement and rows of one body, gzip and zstd undone, times as timestamp[us, UTC]."""
-    if body[:2] == b"\x1f\x8b":
-        body = gzip.decompress(body)
-    elif body[:4] == b"\x28\xb5\x2f\xfd":
-        reader = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
-        body = reader.read()
-    payload = ormsgpack.unpackb(body)
-    columns = dict(payload["columns"])
-    time = np.array(columns.pop("time"), dtype=np.int64)
-    time_us = time * 1000 if time[0] < _MS_LIMIT else time
-    table = pa.table({"time": pa.array(time_us).cast(pa.timestamp("us", "UTC")), **columns})
-    return payload["m"], table
 
 
 class FakeStore:
@@ -208,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "overload" and request % 4 == 3:
             self._reply(503, b'{"error": "too busy"}', {"Retry-After": "1"})
             return
-        measurement, table = decode(body)
+        measurement, table = decode(body, self.path, dict(self.headers))
         store.add(self.headers["x-arc-database"], measurement, table, request)
         if fault == "no-reply" and request == FAULTY_REQUEST:
             self.close_connection = True
@@ -217,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "close" and request % 4 == 3:
             self.close_connection = True
             self._reply(204, b"", {"Connection": "close"})
+        elif self.path.startswith("/v1/"):
+            self._reply(200, b"{}")
         else:
             self._reply(204, b"")
 

@@ -2,11 +2,14 @@
 
 In: a `LoadSpec` and a process number. Out: for each request three pieces to send one after
 another: HTTP head, the part of the body that never changes, and its times. `time` is the last
-column of a body, so its values are the last `9 * rows` bytes, and one vectorised write makes
-them. Nothing here sends.
+column of a columnar body, so its values are the last `9 * rows` bytes, and one vectorised write
+makes them. Nothing here sends.
 
 Compressed bodies are two gzip members, or two zstd frames, one after another: the fixed part,
 compressed beforehand, and the times, compressed for each request.
+
+In the other formats times stand all over the body, so a request is a copy of one with its times
+written into it, all of it compressed for each request when the run is; its third piece is empty.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from benchmarks.data import TIME_CELL_BYTES, Columns, columnar_body, columns, time_cells
+from benchmarks.load.formats import FORMATS, Template
 from benchmarks.load.spec import LoadSpec
 
 PATH = "/api/v1/write/msgpack"
@@ -38,13 +42,15 @@ class Body:
 
     Attributes:
         head: The HTTP head up to the value of Content-Length.
-        fixed: The body without its times, compressed when the run is.
+        fixed: The body without its times, compressed when the run is; not of a `template`.
+        template: The body, of every format but the columnar one.
         measurement: Where its rows go.
     """
 
     head: bytes
     fixed: bytes
     measurement: str
+    template: Template | None = None
 
 
 def body_seed(spec: LoadSpec, process: int, index: int) -> int:
@@ -82,30 +88,41 @@ class Payloads:
             host: Value of the `Host` header.
         """
         self._compress = compressor(spec.compression)
-        self._prefix = self._head_prefix(spec, host)
+        self._format = FORMATS.get(spec.format)
+        self._unit = spec.load.time_unit
+        self._spec = spec
+        self._host = host
         self._base = spec.identity.base
         self._offsets = spec.identity.offsets()
         self._times = np.empty(spec.rows, dtype=np.int64)
         self._order = spec.order
         self.bodies = [self._body(spec, process, i) for i in range(spec.order.bodies)]
 
-    @staticmethod
-    def _head_prefix(spec: LoadSpec, host: str) -> str:
+    def _head_prefix(self, measurement: str) -> str:
+        """The HTTP head of a body up to the value of Content-Length."""
+        spec = self._spec
+        first = f"POST {PATH} HTTP/1.1\r\nContent-Type: application/msgpack"
+        if self._format is not None:
+            first = self._format.head(spec, measurement)
         encoding = "" if spec.compression == "none" else f"Content-Encoding: {spec.compression}\r\n"
         return (
-            f"POST {PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/msgpack\r\n"
+            f"{first}\r\nHost: {self._host}\r\n"
             f"x-arc-database: {spec.database}\r\n{encoding}Content-Length: "
         )
 
     def _body(self, spec: LoadSpec, process: int, index: int) -> Body:
         measurement = body_measurement(spec, process, index)
-        tags = spec.load.tags if spec.declare_tags else ()
-        whole = columnar_body(body_columns(spec, process, index), measurement, tags)
+        prefix = self._head_prefix(measurement)
+        made = body_columns(spec, process, index)
+        if self._format is not None:
+            template = self._format.template(made, measurement, spec.load.tags, self._unit)
+            return Body(prefix.encode(), b"", measurement, template)
+        whole = columnar_body(made, measurement, spec.load.tags if spec.declare_tags else ())
         fixed = whole[: -TIME_CELL_BYTES * spec.rows]
         if self._compress is not None:
             fixed = self._compress(fixed)
-            return Body(self._prefix.encode(), fixed, measurement)
-        return Body(f"{self._prefix}{len(whole)}\r\n\r\n".encode(), fixed, measurement)
+            return Body(prefix.encode(), fixed, measurement)
+        return Body(f"{prefix}{len(whole)}\r\n\r\n".encode(), fixed, measurement)
 
     # HOT, once per request: the only per-row work of the generator is this one write of the
     # times, 1.4 µs for 1 000 rows (tests/test_load_generator.py decodes what comes out).
@@ -121,13 +138,23 @@ class Payloads:
             HTTP head, fixed part of the body, times.
         """
         np.add(self._offsets, self._base(request), out=self._times)
-        times.values[...] = self._times
         body = self.bodies[self._order.body(request)]
+        if body.template is not None:
+            return self._filled(body, body.template)
+        times.values[...] = self._times
         if self._compress is None:
             return [body.head, body.fixed, times.octets]
         tail = self._compress(times.octets)
         head = b"%b%d\r\n\r\n" % (body.head, len(body.fixed) + len(tail))
         return [head, body.fixed, tail]
+
+    def _filled(self, body: Body, template: Template) -> list[bytes | memoryview]:
+        assert self._format is not None, "BUG: a template of no format"
+        filled: Any = template.filled(self._format.octets(self._times, self._unit))
+        data: bytes | memoryview = memoryview(filled)
+        if self._compress is not None:
+            data = self._compress(data)
+        return [b"%b%d\r\n\r\n" % (body.head, len(data)), data, b""]
 
 
 class Times:

@@ -158,7 +158,8 @@ def _load_lines(report: Report) -> list[tuple[str, str]]:
     lines = [
         (
             "workload",
-            f"{spec.workload}, {spec.rows:,} rows x {spec.columns} columns, {spec.compression}, "
+            f"{spec.workload} as {spec.format}, {spec.rows:,} rows x {spec.columns} columns, "
+            f"{spec.compression}, "
             f"{spec.connections} connections, {spec.processes} process(es), {spec.seconds:g} s, "
             f"{loop}",
         ),

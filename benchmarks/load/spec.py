@@ -25,6 +25,11 @@ from benchmarks.data import SCRAPE_COMBOS, WORKLOADS, Workload, host_hash
 Numbers = TypeVar("Numbers", int, NDArray[np.int64])
 Compression = Literal["none", "gzip", "zstd"]
 
+#: What `LoadSpec.format` can be.
+FORMATS = ("columnar", "rows", "line-protocol", "arrow", "otlp-logs", "otlp-logs-json")
+#: Those of OpenTelemetry, which send the workload `logs` and nothing else does.
+LOG_FORMATS = ("otlp-logs", "otlp-logs-json")
+
 #: Requests whose times interleave: the daemon sees what as many concurrent agents would send,
 #: rows in order within a request and overlapping between requests, and has to sort.
 INTERLEAVED = 16
@@ -34,9 +39,22 @@ POOL_BODIES = (288, 4608)
 #: Distinct rows that they should hold: with values of 2 decimals a file cannot tell how many
 #: there are; values of full entropy must not repeat within a file of some 1 000 000 rows, or a
 #: dictionary makes the file smaller than real data would (12 bytes a row instead of 27).
-POOL_ROWS = {"a": 2_304_000, "b": 288_000, "c": 288_000, "mixed": 2_304_000}
+POOL_ROWS = {
+    "a": 2_304_000,
+    "b": 288_000,
+    "c": 288_000,
+    "mixed": 2_304_000,
+    "agent": 96_000,
+    "logs": 200_000,
+}
+#: Workloads of which fewer bodies will do, since each row is encoded by itself, in some 10 µs.
+SMALL_POOLS = frozenset({"agent", "logs"})
 #: Memory that they may take in each process.
 POOL_BYTES = 512 * 1024 * 1024
+#: Bytes of a value in a body that names its columns once, and of a row that names them itself, to
+#: tell how many bodies that is; rather too many.
+VALUE_BYTES = 10
+ROW_BYTES = {"agent": 250, "logs": 1_000}
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,7 @@ class LoadSpec:
     """One load run.
 
     Attributes:
+        format: One of `FORMATS`: which door, and how a body is encoded.
         workload: Key of `benchmarks.data.WORKLOADS`.
         rows: Rows a request.
         columns: Columns a row, the time included.
@@ -62,6 +81,7 @@ class LoadSpec:
         bodies: Distinct bodies of each process; None: as many as the workload asks for.
     """
 
+    format: str = "columnar"
     workload: str = "c"
     rows: int = 1000
     columns: int = 6
@@ -90,6 +110,21 @@ class LoadSpec:
         if self.connections < self.processes:
             raise ValueError(f"{self.processes} processes need at least as many connections")
         self.load.field_kinds(self.columns)
+        self._check_format()
+
+    def _check_format(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format {self.format!r} is not one of {', '.join(FORMATS)}")
+        if (self.format in LOG_FORMATS) != (self.workload == "logs"):
+            formats = " and ".join(LOG_FORMATS)
+            raise ValueError(
+                f"workload logs is for {formats}, and they send no other; "
+                f"not {self.workload!r} as {self.format!r}"
+            )
+        if self.workload == "logs" and self.columns != self.load.num_columns:
+            raise ValueError(f"workload logs has {self.load.num_columns} columns")
+        if self.format == "line-protocol" and self.workload == "mixed":
+            raise ValueError("workload mixed has nil, which line protocol cannot say")
 
     @property
     def load(self) -> Workload:
@@ -113,8 +148,12 @@ class LoadSpec:
         if self.bodies is not None:
             return self.bodies
         least, most = POOL_BODIES
-        wanted = min(max(least, POOL_ROWS[self.workload] // self.rows), most)
-        return min(wanted, POOL_BYTES // (10 * self.columns * self.rows))
+        pool_rows = POOL_ROWS[self.workload]
+        if self.workload in SMALL_POOLS:
+            least = max(8, pool_rows // self.rows)
+        wanted = min(max(least, pool_rows // self.rows), most)
+        row_bytes = ROW_BYTES.get(self.workload, VALUE_BYTES * self.columns)
+        return max(1, min(wanted, POOL_BYTES // (row_bytes * self.rows)))
 
     def for_process(self, process: int) -> int:
         """Connections of one process."""
