@@ -238,7 +238,7 @@ def test_a_unit_that_there_is_not_is_refused(client: Client, database: str) -> N
 GOOD = columnar("good", time=[NOW_US], x=["text"])
 BAD = {
     "no columns": {"m": "bad"},
-    "a row map": {"m": "bad", "fields": {"x": 1}},
+    "a row without fields": {"m": "bad", "fields": {}},
     "lengths": columnar("bad", a=[1, 2], b=[1]),
     "a nested value": columnar("bad", a=[{"b": 1}]),
     "a bad name": columnar("bad\n", a=[1]),
