@@ -258,6 +258,8 @@ def _check_name(measurement: str, name: str) -> None:
         size = len(name.encode())
     except UnicodeEncodeError as error:
         raise InvalidNameError(f"{where}: character {error.start} is a surrogate") from error
+    if "\0" in name:  # Arrow hands names on as C has them, which end there
+        raise InvalidNameError(f"{where}: U+0000 cannot be in a column's name")
     if not 1 <= size <= MAX_COLUMN_NAME_BYTES:
         raise InvalidNameError(
             f"{where}: a name of {size} bytes, wanted 1 to {MAX_COLUMN_NAME_BYTES}"

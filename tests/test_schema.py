@@ -256,6 +256,7 @@ def test_text_marked_as_a_tag_does_not_fit_a_column_of_numbers() -> None:
         ("", "a name of 0 bytes, wanted 1 to 255"),
         ("é" * 128, "a name of 256 bytes, wanted 1 to 255"),
         ("a\ud800", "character 1 is a surrogate"),
+        ("a\0b", r"U\+0000 cannot be in a column's name"),
         ("time", "'time' is the time of the row"),
     ],
 )

@@ -207,6 +207,19 @@ def test_records_that_no_table_takes_are_counted_and_the_rest_is_stored(
     assert stored("otel_logs")["body"] == ["good"]
 
 
+def test_an_attribute_whose_name_no_column_can_have_is_stored_as_json(
+    client: Client, database: str, stored: Stored
+) -> None:
+    request = logs("body")
+    record = request.resource_logs[0].scope_logs[0].log_records[0]
+    record.attributes.add(key="a\0b").value.int_value = 7
+    body = request.SerializeToString()
+    reply = post_otlp(client, "logs", body, PROTOBUF, x_arc_database=database)
+    assert (reply.status, reply.body) == (200, b"")
+    [text] = stored("otel_logs")["attributes_json"]
+    assert json.loads(text) == {"attributes.a\0b": 7}
+
+
 @pytest.mark.parametrize("kind", [PROTOBUF, JSON])
 def test_a_refusal_is_a_status_in_the_encoding_of_the_request(client: Client, kind: str) -> None:
     reply = post_otlp(client, "logs", b"\xff\xff", kind)
