@@ -88,6 +88,8 @@ def _errors_as_json(log: FilteringBoundLogger) -> Middleware:
                 raise
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return _error(error.status, f"{request.method} {request.path}: {error.reason}", allow)
+        except ConnectionError:  # the client left; whoever reads the next request finds that out
+            raise
         except Exception:
             log.exception("request_failed", path=request.path)
             return _error(500, "internal error; the daemon's log has it", None)

@@ -139,6 +139,7 @@ def decode_slow(
     """Decode line protocol; arguments, result and errors as `ingest.line_protocol.decode`."""
     if not body:
         raise DecodeError("the body is empty")
+    _check_num_lines(body, limits.max_elements)
     tables = _tables(_records(body, time_scale(time_unit), limits), now_us)
     _check_num_columns(tables, limits)
     for table in tables:
@@ -174,11 +175,21 @@ def pieces(body: bytes, max_pieces: int | None = None) -> list[tuple[int, bytes]
         LimitError: there are more.
     """
     found: list[tuple[int, bytes]] = []
+    if max_pieces is not None:
+        _check_num_lines(body, max_pieces)
     for piece in _lines(body):
         if max_pieces is not None and len(found) >= max_pieces:
             raise LimitError("lines of one body", len(found) + 1, max_pieces, "ARC_MAX_ELEMENTS")
         found.append(piece)
     return found
+
+
+def _check_num_lines(body: bytes, most: int) -> None:
+    """Refuse more lines than may be looked at one by one, empty ones and comments included."""
+    lines = body.count(b"\n")
+    if lines > most:
+        what = "lines in a body that only the slow decoder could take or refuse"
+        raise LimitError(what, lines, most, "ARC_MAX_ELEMENTS")
 
 
 def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:

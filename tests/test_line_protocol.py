@@ -731,7 +731,7 @@ def test_only_the_slow_path_counts_elements() -> None:
     limits = Limits(max_elements=1999)
     assert decode(body, NOW_US, limits)[0].num_rows == 1000
     refused(body + b"x", LimitError, "only the slow decoder could take or refuse", limits=limits)
-    with pytest.raises(LimitError, match="lines of one body: 1000, over the limit of 999"):
+    with pytest.raises(LimitError, match="1000, over the limit of 999"):
         pieces(body, 999)
     assert len(pieces(body, 1000)) == 1000
 
@@ -856,3 +856,14 @@ def test_a_batch_counts_what_it_holds() -> None:
     held = batch.time_us.nbytes + sum(column.nbytes for column in batch.columns.values())
     assert batch.nbytes > held
     assert all(np.asarray(column.values).flags.c_contiguous for column in batch.columns.values())
+
+
+@pytest.mark.parametrize("line", [b"\n", b"#\n", b"\r\n", b" \n"])
+def test_lines_that_hold_nothing_are_counted_before_they_are_looked_at(line: bytes) -> None:
+    body = line * 11 + b"bad"
+    with pytest.raises(LimitError, match="ARC_MAX_ELEMENTS"):
+        decode(body, NOW_US, Limits(max_elements=10))
+    with pytest.raises(LimitError, match="ARC_MAX_ELEMENTS"):
+        pieces(body, 10)
+    with pytest.raises(PayloadError, match="line 12"):
+        decode(body, NOW_US, Limits(max_elements=20))
