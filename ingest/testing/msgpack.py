@@ -175,7 +175,7 @@ def random_rows(rng: random.Random, columns: int = 4, rows: int = 40) -> Rows:
         rows: At most this many, at least 1.
     """
     count = rng.randint(1, rows)
-    names = rng.sample(["v", "w", "b.c", "_d", "größe", "x" * 255, "a\0", "日"], min(columns, 8))
+    names = rng.sample(["v", "w", "b.c", "_d", "größe", "x" * 255, "a\n", "日"], min(columns, 8))
     found: list[tuple[Any, Any]] = [
         (name, random_values(rng, rng.choice(list(ColumnType)), count))
         for name in names[: rng.randint(1, columns)]
@@ -340,7 +340,7 @@ def _odd_column(rng: random.Random, rows: Rows) -> None:
 
 def _odd_name(rng: random.Random, rows: Rows) -> None:
     at = rng.randrange(len(rows.columns))
-    names: list[Any] = ["", "x" * 256, "é" * 128, 7, None, b"v", rows.columns[0][0], "time"]
+    names: list[Any] = ["", "a\0b", "x" * 256, "é" * 128, 7, None, b"v", rows.columns[0][0], "time"]
     names += [Encoded(str_forms(text)[0]) for text in NOT_UTF8]
     rows.columns[at] = rng.choice(names), rows.columns[at][1]
 
