@@ -138,7 +138,8 @@ native = key(base, sys.version, text("pyproject.toml"), *(
 sources = sorted(pathlib.Path("ingest").glob("kernels/*.py"))
 kernels = key(native, cpu(), *(
     (path, path.stat().st_mtime_ns, text(path)) for path in sources))
-print(sys.prefix, base, native, key(native, text("requirements/dev.txt")), kernels, sep="\n")
+print(sys.prefix, base, native, key(native, *(
+    text("requirements/%s.txt" % name) for name in ("dev", "pandas2"))), kernels, sep="\n")
 '
 
 # Reads the state of venv/. Fails when it is missing, was moved, or does not run.
@@ -223,6 +224,11 @@ install() { # install native|dev
     step "installing arc" "$venv/bin/uv" pip install --python "$venv/bin/python" \
         --no-deps --no-build-isolation --reinstall-package arc --editable . ||
         die "could not install the project itself" "Look at the lines above."
+    if [ "$1" = dev ]; then
+        step "installing pandas 2 beside pandas 3" \
+            "$venv/bin/uv" pip install --python "$venv/bin/python" --target "$venv/pandas2" \
+            --no-deps --require-hashes -r requirements/pandas2.txt || die_of_network
+    fi
     printf '%s\n' "$native_key" >"$state/native" # dev.txt holds all of native.txt
     if [ "$1" = dev ]; then printf '%s\n' "$dev_key" >"$state/dev"; fi
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes the hash-pinned lists of packages anew from pyproject.toml and the .in files here.
 # Pins are kept where they still fit; pass --upgrade, or --upgrade-package NAME, to move them.
-# In: venv/ with uv in it (./start.sh setup). Out: uv.txt, dev.txt, native.txt.
+# In: venv/ with uv in it (./start.sh setup). Out: uv.txt, dev.txt, native.txt, pandas2.txt.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -15,6 +15,7 @@ compile() { # compile OUTPUT ARGUMENT...
 }
 
 compile uv.txt requirements/uv.in "$@"
+compile pandas2.txt requirements/pandas2.in --no-deps "$@"
 compile dev.txt pyproject.toml requirements/build.in --extra dev "$@"
 # A subset of dev.txt: the same pins, so that one venv/ serves both.
 compile native.txt pyproject.toml requirements/build.in \

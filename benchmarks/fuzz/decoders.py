@@ -19,7 +19,7 @@ from benchmarks.fuzz import mutators, trees
 from benchmarks.fuzz.target import Finding, Ran, cpu_s
 from ingest.columns import ColumnBatch
 from ingest.decompress import decompress
-from ingest.errors import ClientError, TooLargeError
+from ingest.errors import ClientError, LimitError, TooLargeError
 from ingest.limits import Limits
 from ingest.otlp.request import Signal
 from ingest.testing.arrow import random_stream
@@ -160,9 +160,12 @@ def _compare(name: str, found: Outcome, wanted: Outcome) -> None:
     """Hold a decoder and its twin to the same result, refusals to the word.
 
     Memory is bounded by the fast path where that builds arrays and by the count of elements where
-    the twin builds objects, so a refusal for memory is the fast path's own.
+    the twin builds objects, so a refusal for memory is the fast path's own, and one for the number
+    of its maps is the twin's: the fast path makes no object of a row.
     """
     if isinstance(found, TooLargeError):
+        return
+    if isinstance(wanted, LimitError) and str(wanted).startswith("maps of one request"):
         return
     if isinstance(found, ClientError) or isinstance(wanted, ClientError):
         one, other = _told(found), _told(wanted)
