@@ -7,6 +7,7 @@ off while it is read.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -64,16 +65,20 @@ class Pieces:
     def find(self, needle: bytes, step: int, offset: int, end: int) -> int:
         """The first place at which these bytes lie, `offset` or whole steps after it; -1: none.
 
+        Room that was never written is not read: it is zeros, half a second of them a segment.
+
         Args:
-            needle: Not longer than a piece.
+            needle: Not longer than a piece, and not all zeros.
             step: Divides the size of a piece.
             offset: Where to begin.
             end: Of the last place, bytes.
         """
         while offset + len(needle) <= min(end, self.size):
+            if not self._start <= offset <= self._end - len(needle):
+                offset += -(-(self._data_from(offset) - offset) // step) * step
             self.view(offset, len(needle))
             start, until = self._start, min(self._end, end)
-            at = self._bytes.find(needle, offset - start, until - start)
+            at = self._find_at_hand(needle, offset - start, until - start)
             if at < 0:  # it may lie across the end of what is at hand
                 beyond = until - len(needle) + 1 - offset
                 offset += -(-beyond // step) * step
@@ -82,6 +87,23 @@ class Pieces:
             else:
                 offset += -(-(start + at - offset) // step) * step
         return -1
+
+    def _find_at_hand(self, needle: bytes, begin: int, end: int) -> int:
+        """`bytearray.find`, which slows down to 0.25 GB/s where both hold many zeros."""
+        key = needle.rstrip(b"\0")
+        end -= len(needle) - len(key)
+        while (at := self._bytes.find(key, begin, end)) >= 0:
+            if self._bytes.startswith(needle, at):
+                return at
+            begin = at + 1
+        return -1
+
+    def _data_from(self, offset: int) -> int:
+        """Where the file may hold something from here on; its size where it holds nothing more."""
+        try:
+            return os.lseek(self._descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset
 
     def nonzero_end(self, offset: int) -> int:
         """Where the last byte that is not zero ends, from `offset` on; `offset`: all are zero."""

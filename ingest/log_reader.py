@@ -96,18 +96,22 @@ class LogReader:
                 corrupt=tuple(walk.corrupt()),
             )
 
-    def records(self, path: Path) -> Iterator[Record]:
+    def records(self, path: Path, valid_bytes: int | None = None) -> Iterator[Record]:
         """The valid records of a segment, in order; memory for the largest one.
+
+        Args:
+            path: Of the segment.
+            valid_bytes: What `scan` said of it, so that what lies behind is not searched again.
 
         Raises:
             OSError: the file cannot be opened.
         """
         with Pieces(path) as pieces:
-            for found in self._walk(path, pieces):
+            for found in self._walk(path, pieces, valid_bytes):
                 yield to_record(found, pieces.view(found.offset, found.size_bytes))
 
-    def _walk(self, path: Path, pieces: Pieces) -> _Walk:
-        stated_end = self._stated_end(path)
+    def _walk(self, path: Path, pieces: Pieces, valid_bytes: int | None = None) -> _Walk:
+        stated_end = self._stated_end(path) if valid_bytes is None else valid_bytes
         is_last = not self.segments or path == self.segments[-1]
         return _Walk(_number_of(path), pieces, stated_end or 0, is_last or stated_end == 0)
 

@@ -218,7 +218,7 @@ class LogSurvey:
     def _records(self, reader: LogReader, info: SegmentInfo) -> Iterator[Record]:
         """The records of a segment, as long as the file is there."""
         try:
-            yield from reader.records(info.path)
+            yield from reader.records(info.path, info.valid_bytes)
         except FileNotFoundError:
             if not self._running:
                 raise

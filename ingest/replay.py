@@ -134,7 +134,7 @@ class Replay:
         loop = asyncio.get_running_loop()
         info = await loop.run_in_executor(thread, self._scan, path)
         before_bytes = self.done_bytes
-        pieces = self._pieces(path)
+        pieces = self._pieces(info)
         while piece := await loop.run_in_executor(thread, next, pieces, None):
             for decoded in piece:
                 await self._take(decoded)
@@ -170,12 +170,12 @@ class Replay:
 
     # --- in the thread -----------------------------------------------------------------------
 
-    def _pieces(self, path: Path) -> Iterator[list[_Decoded]]:
+    def _pieces(self, info: SegmentInfo) -> Iterator[list[_Decoded]]:
         """The requests of a segment, decoded, a bounded number of bytes at a time."""
         limit_bytes = int(self._budget.limit_bytes * PIECE_SHARE)
         piece: list[_Decoded] = []
         nbytes = 0
-        for record in self._reader.records(path):
+        for record in self._reader.records(info.path, info.valid_bytes):
             decoded = self._decode(record)
             piece.append(decoded)
             self.done_bytes += record.size_bytes

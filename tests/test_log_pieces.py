@@ -102,3 +102,16 @@ def test_a_page_that_cannot_be_read_is_lost_alone(
         assert bytes(pieces.view(0, len(data))) == expected
         assert bytes(pieces.view(9000, 100)) == b"\xff" * 100
         assert pieces.unreadable == {8192}
+
+
+@pytest.mark.parametrize("at", [8, 40 << 20, (64 << 20) - 16])
+def test_what_lies_behind_room_that_was_never_written_is_found(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(at)
+        file.write(b"needle")
+    with Pieces(path) as pieces:
+        assert pieces.find(b"needle", 8, 0, pieces.size) == at
+        assert pieces.find(b"needle", 8, at + 8, pieces.size) == -1
+        assert pieces.find(b"needle", 8, 0, at) == -1
