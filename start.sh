@@ -246,7 +246,7 @@ die_of_network() {
 warm_up() {
     unset PYTHONDONTWRITEBYTECODE
     "$venv/bin/python" -m ingest.kernels &&
-        "$venv/bin/python" -c 'import arc.cli, arc.worker'
+        "$venv/bin/python" -c 'import arc.cli, arc.template, arc.worker'
 }
 
 compile_kernels() {

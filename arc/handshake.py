@@ -1,4 +1,11 @@
-r"""What supervisor and worker say to each other, over two pipes.
+r"""What supervisor, template and worker say to each other, over a socket and two pipes.
+
+The template (`arc.template`) writes `ready\n` to its socket, which is its standard input, once
+workers can be forked from it. From then on the supervisor sends the name of a worker, and with it
+the worker's ends of the two pipes, and the template answers with a `Forked`; one request at a
+time. When the socket is closed, the template ends. A worker that was forked knows nothing of
+itself until the supervisor, which has read that answer, writes the next line: one whose answer
+was lost, since the template died, does nothing but end.
 
 The supervisor writes one line of JSON, a `WorkerStart`, to the worker's standard input and
 keeps it open: when it ends, the supervisor is gone, and the worker writes what it holds and
@@ -21,6 +28,36 @@ from arc.config import Config
 
 READY = b"ready\n"
 
+#: Longest message between supervisor and template, in either direction.
+MAX_FORK_MESSAGE_BYTES = 1024
+
+
+class Forked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The template's answer to a request.
+
+    Attributes:
+        pid: Process id of the worker; 0 when there is none.
+        ready_fd: The number in the worker of the pipe that it announces itself on.
+        error: Why there is none.
+    """
+
+    pid: int = 0
+    ready_fd: int = -1
+    error: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The message that `from_bytes` reads."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_bytes(cls, message: bytes) -> Forked:
+        """Read an answer.
+
+        Raises:
+            msgspec.ValidationError: it is not from a template of this version.
+        """
+        return msgspec.json.decode(message, type=cls)
+
 
 class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a worker needs to know to start.
@@ -28,7 +65,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         config: From `config.resolve`, with the port that the supervisor holds.
         shard: Number of this worker, from 0.
-        ready_fd: Inherited descriptor for `announce_ready`.
+        ready_fd: For `announce_ready`, from `Forked`.
         others_serving: Whether other workers take requests. Then this one replays its log before
             it listens, so that no client meets a 503 meanwhile. Otherwise it listens at once,
             for clients to hear "503, replaying" rather than nothing.

@@ -39,7 +39,7 @@ def serve(config: Config, command: Sequence[str] | None = None) -> int:
 
     Args:
         config: As loaded.
-        command: Program and arguments of a worker, instead of `arc.worker`.
+        command: Program and arguments of the template, instead of `template_command()`.
 
     Returns:
         Exit status of the process, as `Supervisor.run`.
@@ -61,8 +61,8 @@ def serve(config: Config, command: Sequence[str] | None = None) -> int:
             stack.enter_context(_claim_port("otlp_port", resolved.host, resolved.otlp_port))
         _clear_run_dir(where, log)
         _allow_open_files()
-        worker = worker_command() if command is None else command
-        return asyncio.run(_run(resolved, where, lock, worker, log))
+        template = template_command() if command is None else command
+        return asyncio.run(_run(resolved, where, lock, template, log))
 
 
 async def _run(
@@ -75,14 +75,14 @@ async def _run(
     return await Supervisor(config, where, lock, command, log).run()
 
 
-def worker_command() -> list[str]:
-    """How to start a worker with this Python and this copy of Arc.
+def template_command() -> list[str]:
+    """How to start the template of the workers with this Python and this copy of Arc.
 
     `-m` puts the working directory on the path. That is right when Arc itself was found there;
     otherwise `-P` keeps it off, or a user's folder named `ingest` would be imported for ours.
     """
     found_here = Path(__file__).resolve().parent.parent == Path.cwd().resolve()
-    return [sys.executable, *([] if found_here else ["-P"]), "-m", "arc.worker"]
+    return [sys.executable, *([] if found_here else ["-P"]), "-m", "arc.template", "arc.worker"]
 
 
 def _claim_data_dir(where: DataDir, config: Config, log: FilteringBoundLogger) -> DaemonLock:

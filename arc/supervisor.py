@@ -1,8 +1,8 @@
 """Keeps the workers running: starts them, restarts the dead, stops all of them in order.
 
-A `Supervisor` follows one child process for each shard until a signal asks for the end. It
-serves no request, holds no rows, and imports nothing heavy, so that it has no reason to die
-itself.
+A `Supervisor` follows one child process for each shard, and the template that they are forked
+from, until a signal asks for the end. It serves no request, holds no rows, and imports nothing
+heavy, so that it has no reason to die itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from collections.abc import Sequence
 from structlog.typing import FilteringBoundLogger
 
 from arc.banner import banner
-from arc.child import Child, describe_exit
+from arc.child import (
+    Child,
+    Template,
+    TemplateEndedError,
+    adopt_orphans,
+    describe_exit,
+    reap_orphans,
+)
 from arc.config import Config
 from arc.metrics import SupervisorMetrics, row_balance, supervisor_path
 from arc.ports import url_of
@@ -32,13 +39,10 @@ from arc.runtime import (
 )
 from arc.version import VERSION
 
-#: A worker that lived this long ended for a new reason: it is restarted at once again.
+#: A process that lived this long ended for a new reason: it is restarted at once again.
 STABLE_S = 2.0
-#: Pauses before the 1st, 2nd, ... restart of a worker that keeps ending sooner; then the last.
+#: Pauses before the 1st, 2nd, ... restart of a process that keeps ending sooner; then the last.
 RESTART_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
-#: Processes that stand by, some 70 MB each: the second is for a worker that dies before the first
-#: has been replaced, which takes seconds while every core is busy.
-STANDBYS = 2
 
 
 class Supervisor:
@@ -48,7 +52,7 @@ class Supervisor:
         config: Resolved, with the port that is held.
         where: The data directory, which this process has locked.
         lock: That lock, whose descriptor workers inherit.
-        command: Program and arguments of a worker.
+        command: Program and arguments of the template.
         log: Where events go.
     """
 
@@ -69,11 +73,10 @@ class Supervisor:
         self._started_at = datetime.datetime.now(datetime.UTC)
         self._running: dict[int, Child] = {}  # by shard: started and not seen to end
         self._ready: dict[int, Child] = {}  # by shard: those of them that serve
-        self._standbys: list[Child] = []  # they import everything, then wait for a shard
-        self._spawning: asyncio.Task[None] | None = None
+        self._template: Template | None = None  # the latest; it may have ended
         self._stopping = asyncio.Event()
         self._announced = False  # all workers were ready at one time
-        self._failed = False  # a worker gave up at the start, or lost rows at the end
+        self._failed = False  # a process gave up at the start, or a worker lost rows at the end
         self._left_in_log = False  # a worker ended before all that it had accepted was stored
 
     async def run(self) -> int:
@@ -84,6 +87,7 @@ class Supervisor:
             log holds some of it for the next start; 1 when a worker could not start, or when
             something was lost or may have been.
         """
+        adopt_orphans()
         self._listen_to_signals()
         self._log.info(
             "starting",
@@ -93,7 +97,8 @@ class Supervisor:
         )
         self._metrics.start_time.set(self._started_at.timestamp())
         self._metrics.workers_wanted.set(self._config.workers)
-        keepers = [asyncio.create_task(self._keep(n)) for n in range(self._config.workers)]
+        keepers = [asyncio.create_task(self._keep_template())]
+        keepers += [asyncio.create_task(self._keep(n)) for n in range(self._config.workers)]
         stop = asyncio.create_task(self._stopping.wait())
         try:
             # A keeper ends only when it is told to, unless there is a defect in it.
@@ -111,6 +116,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
                 loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
@@ -131,21 +137,19 @@ class Supervisor:
             started_s = time.monotonic()
             await self._run_one(shard)
             quick_ends = 1 if time.monotonic() - started_s >= STABLE_S else quick_ends + 1
-            pause_s = RESTART_PAUSES_S[min(quick_ends, len(RESTART_PAUSES_S)) - 1]
-            await self._pause(pause_s)
+            pause_s = await self._pause(quick_ends)
             if not self._stopping.is_set():
                 self._log.info("worker_restarting", shard=shard, after_s=pause_s)
                 self._metrics.worker_restarts.inc()
 
     async def _run_one(self, shard: int) -> None:
         """From a worker's start to its end."""
-        try:
-            child = await self._next_child()
-        except OSError as error:  # no memory or no process ids now
-            self._log.error("worker_not_started", shard=shard, error=str(error))
+        child = await self._fork(shard)
+        if child is not None:
+            self._running[shard] = child  # nothing may be awaited since it was forked
+        self._reap_orphans()
+        if child is None:
             return
-        child.assign(self._config, shard, others_serving=bool(self._ready))
-        self._running[shard] = child
         if self._stopping.is_set():  # while it was being started
             child.terminate()
         if await child.ready:
@@ -154,43 +158,63 @@ class Supervisor:
         del self._running[shard]
         self._on_end(child, status)
 
-    async def _next_child(self) -> Child:
-        """The process that has stood by for longest, or a new one where there is none.
+    async def _fork(self, shard: int) -> Child | None:
+        """Start a worker; None where that is not possible now, which is told."""
+        assert self._template is not None, "BUG: the template is started before any worker"
+        try:
+            return await self._template.fork(self._config, shard, others_serving=bool(self._ready))
+        except OSError as error:  # no memory or no process ids now
+            self._log.error("worker_not_started", shard=shard, error=str(error))
+            return None
+        except TemplateEndedError:
+            return None  # as its own keeper tells
 
-        Raises:
-            OSError: the system cannot start a process now.
-        """
-        while self._standbys:
-            child = self._standbys.pop(0)
-            if not child.has_ended:
-                return child
-        return await Child.spawn(self._command, self._lock.fd)
+    async def _keep_template(self) -> None:
+        """Have the template running, and ready for the next worker, until the daemon stops."""
+        quick_ends = 0
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            await self._run_template()
+            quick_ends = 1 if time.monotonic() - started_s >= STABLE_S else quick_ends + 1
+            await self._pause(quick_ends)
 
-    def _have_standbys(self) -> None:
-        """See to it that processes stand by, while all workers serve.
+    async def _run_template(self) -> None:
+        """From its start to its end."""
+        try:
+            template = Template.spawn(self._command, self._lock.fd)
+        except OSError as error:
+            self._on_template_end("template_not_started", gave_up=True, error=str(error))
+            return
+        self._template = template
+        status = await template.wait()
+        fields = {"pid": template.pid, "end": describe_exit(status)}
+        fields["seconds"] = round(template.age_s, 3)
+        self._on_template_end("template_died", gave_up=status >= 0, **fields)
+        await template.close()
 
-        Not sooner: the start of a process would compete with a replay for the processors.
-        """
-        busy = self._spawning is not None and not self._spawning.done()
-        if self._announced and not busy and self._is_whole():
-            self._spawning = asyncio.create_task(self._stand_by())
+    def _on_template_end(self, event: str, *, gave_up: bool, **fields: object) -> None:
+        if self._stopping.is_set():
+            return
+        if gave_up and not self._announced:
+            # It found a reason not to start, and would find it again.
+            self._log.error("template_failed_to_start", **fields)
+            self._failed = True
+            self._stop()
+        else:
+            self._log.error(event, **fields)
 
-    def _is_whole(self) -> bool:
-        return len(self._ready) == self._config.workers and not self._stopping.is_set()
+    def _reap_orphans(self) -> None:
+        """Wait for what a template left when it died; not while a worker's id is unknown."""
+        template = self._template
+        if template is not None and not template.is_forking:
+            reap_orphans({template.pid, *(child.pid for child in self._running.values())})
 
-    async def _stand_by(self) -> None:
-        """Have processes ready that can take the place of dead workers at once.
-
-        To start Python and to import takes 0.6 s of a processor, and several when all of them
-        are busy with what the other workers serve.
-        """
-        with contextlib.suppress(OSError):  # then the next worker is started when it is needed
-            while len(self._standbys) < STANDBYS and self._is_whole():
-                self._standbys.append(await Child.spawn(self._command, self._lock.fd))
-
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, quick_ends: int) -> float:
+        """Wait before a restart, or until the daemon stops; returns how long it was to be."""
+        seconds = RESTART_PAUSES_S[min(quick_ends, len(RESTART_PAUSES_S)) - 1]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+        return seconds
 
     def _on_ready(self, child: Child) -> None:
         self._ready[child.shard] = child
@@ -203,7 +227,6 @@ class Supervisor:
         if all_ready and not self._announced:
             self._announced = True
             self._announce()
-        self._have_standbys()
 
     def _publish(self) -> None:
         try:
@@ -248,11 +271,8 @@ class Supervisor:
         """Stop every worker: in order if they can, by force when the time is up."""
         for child in self._running.values():
             child.terminate()
-        if self._spawning is not None:
-            await self._spawning
-        for standby in self._standbys:
-            standby.kill()  # it has nothing
-            await standby.wait()
+        if self._template is not None:
+            self._template.stop()
         _, late = await asyncio.wait(keepers, timeout=self._config.shutdown_timeout_s)
         if late:
             self._log.error(
@@ -266,6 +286,8 @@ class Supervisor:
     def _kill_all(self) -> None:
         for child in self._running.values():
             child.kill()
+        if self._template is not None:
+            self._template.kill()
 
     def _report_end(self) -> int:
         """Say where the rows are, and return the exit status."""

@@ -1,9 +1,10 @@
 """One shard: a process with an event loop, a pipeline behind it and a port before it.
 
-Started by the supervisor as `python -m arc.worker`; see `arc.handshake` for what they say to
-each other. Before it takes a request, it replays the log of its shard. SIGTERM, or the end of
-standard input, makes it drain: no new request is taken, those under way are answered, everything
-accepted is stored, and the process exits with 0.
+Forked from the template, `arc.template`, which imports this module and calls `prepare` once for
+all workers; see `arc.handshake` for what supervisor and worker say to each other. Before it takes
+a request, it replays the log of its shard. SIGTERM, or the end of standard input, makes it drain:
+no new request is taken, those under way are answered, everything accepted is stored, and the
+process exits with 0.
 """
 
 from __future__ import annotations
@@ -54,13 +55,17 @@ FLUSHES_IN_MEMORY = 8
 SWITCH_INTERVAL_S = 0.0005
 
 
+def prepare() -> None:
+    """Do what all workers need, once, before they are forked; starts no thread."""
+    tune_heap()
+    warm_all()
+
+
 def main() -> int:
     """Run one worker until it is told to stop."""
-    tune_heap()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    warm_all()
     try:
-        start = read_start(sys.stdin.buffer)  # of a process that stands by, perhaps days later
+        start = read_start(sys.stdin.buffer)
     except EOFError:
         return 0  # the supervisor is gone, and never had work for this one
     log = configure(start.config.log_level, start.config.log_format, shard=start.shard)
@@ -246,7 +251,3 @@ async def _begin(worker: Worker, start: WorkerStart, stop: asyncio.Event) -> boo
     if start.others_serving:
         await worker.listen(listen(*address))
     return True
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -47,7 +47,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "arc": (
         ("config", "logs", "memory", "metrics_table", "ports", "runtime", "version"),
         ("banner", "handshake", "metrics", "import_job"),
-        ("child", "exposition", "lag", "write_routes", "otlp_answers"),
+        ("child", "template", "exposition", "lag", "write_routes", "otlp_answers"),
         ("write_door",),
         ("fast_door", "door_handler"),
         ("handlers.*",),
@@ -77,7 +77,8 @@ FOR_TESTS_ONLY = {"ingest.testing": frozenset({"hypothesis"})}
 # Packages whose modules have another name than they.
 IMPORTED_AS = {"opentelemetry-proto": "opentelemetry", "protobuf": "google"}
 
-READS_ENVIRONMENT = frozenset({"arc.config"})
+# arc.template tells NumPy by it to start no threads.
+READS_ENVIRONMENT = frozenset({"arc.config", "arc.template"})
 ENVIRONMENT = frozenset({"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"})
 
 # Calls that do work, or make something shared and changing, when they run at import.

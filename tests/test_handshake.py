@@ -12,7 +12,15 @@ import pytest
 import uvloop
 
 from arc.config import Config
-from arc.handshake import READY, WorkerStart, announce_ready, call_when_alone, read_start
+from arc.handshake import (
+    MAX_FORK_MESSAGE_BYTES,
+    READY,
+    Forked,
+    WorkerStart,
+    announce_ready,
+    call_when_alone,
+    read_start,
+)
 
 START = WorkerStart(Config(port=1234), shard=3, ready_fd=7, others_serving=True)
 
@@ -34,6 +42,13 @@ def test_a_supervisor_that_is_gone_is_no_start(line: bytes) -> None:
 def test_a_line_of_another_version_is_refused(line: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         read_start(io.BytesIO(line))
+
+
+@pytest.mark.parametrize("answer", [Forked(2**22, 5), Forked(error="cannot fork: " + 200 * "x")])
+def test_the_answer_of_the_template_arrives_as_it_was_sent(answer: Forked) -> None:
+    message = answer.to_bytes()
+    assert len(message) <= MAX_FORK_MESSAGE_BYTES
+    assert Forked.from_bytes(message) == answer
 
 
 def test_ready_is_one_word_and_the_end() -> None:

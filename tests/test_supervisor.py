@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -18,10 +19,10 @@ import pytest
 
 from arc.banner import first_batch_command
 from arc.child import describe_exit
-from arc.launch import worker_command
+from arc.launch import template_command
 from arc.metrics import summary
 from arc.runtime import DataDir, State, find_daemon
-from arc.supervisor import RESTART_PAUSES_S, STANDBYS
+from arc.supervisor import RESTART_PAUSES_S
 from tests.support.daemon import eventually
 from tests.support.running import ROOT, Running, clean_environment, running
 
@@ -152,26 +153,52 @@ def test_a_worker_that_refuses_to_start_ends_the_start(tmp_path: Path) -> None:
     assert not daemon.where.daemon_json.exists()
 
 
-def test_a_command_that_does_not_exist_is_tried_again(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_ends_the_start(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom arc.config import load\nfrom arc.launch import serve\n"
         "sys.exit(serve(load().config, ['/does/not/exist']))"
     )
     settings = {"port": "0", "workers": "1", "data_dir": str(tmp_path), "log_format": "json"}
-    process = subprocess.Popen(
+    ended = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
         env=clean_environment(**settings),
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
     )
-    assert process.stderr is not None
-    with process, process.stderr:
-        lines = (line for line in process.stderr if "worker_not_started" in line)
-        assert "No such file" in next(lines)
-        assert "No such file" in next(lines)
-        process.terminate()
-        assert process.wait() == 0
+    assert ended.returncode == 1
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    [told] = [event for event in events if event["event"] == "template_failed_to_start"]
+    assert "No such file" in told["error"]
+
+
+def test_a_template_that_cannot_get_ready_ends_the_start_and_says_why(tmp_path: Path) -> None:
+    settings = {"port": "0", "workers": "2", "data_dir": str(tmp_path), "log_format": "json"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.support.fake_daemon", "unprepared"],
+        cwd=ROOT,
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "RuntimeError: told not to get ready" in ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("{")]
+    events = [json.loads(line) for line in lines]
+    [told] = [event for event in events if event["event"] == "template_failed_to_start"]
+    assert told["end"] == "status 1"
+    assert [event["event"] for event in events if "worker" in event["event"]] == []
+
+
+def test_a_daemon_whose_template_never_gets_ready_can_be_stopped(tmp_path: Path) -> None:
+    with running(tmp_path, "slow", ready=False) as daemon:
+        daemon.wait_for("starting")
+        eventually(lambda: template_of(daemon), "the template has been started")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+        assert daemon.count("template_failed_to_start") == 0
 
 
 @pytest.mark.parametrize(
@@ -266,42 +293,106 @@ def test_workers_outlive_a_killed_supervisor_only_to_write_what_they_hold(
             wait_for_end(pid)
     assert [(tmp_path / f"drained-{n}").read_text() for n in (0, 1)] == ["alone", "alone"]
     assert daemon.where.daemon_json.exists()
-    # The processes that stood by end, too, once they have read that nobody needs them.
+    # The template ends, too.
     eventually(lambda: find_daemon(tmp_path).state is State.STOPPED, "nobody holds the lock")
 
 
-def standing_by(daemon: Running) -> list[int]:
-    """Process ids of its children that are no announced worker."""
-    workers = {worker.pid for worker in daemon.info().workers}
+def template_of(daemon: Running) -> psutil.Process | None:
+    """The one child of the supervisor that has taken this name."""
     children = psutil.Process(daemon.process.pid).children()
-    return [child.pid for child in children if child.pid not in workers]
+    found = [child for child in children if child.name() == "arc-template"]
+    return found[0] if found else None
 
 
-def await_standbys(daemon: Running) -> list[int]:
-    eventually(lambda: len(standing_by(daemon)) == STANDBYS, "as many stand by as should")
-    return standing_by(daemon)
+def a_template(daemon: Running) -> psutil.Process:
+    eventually(lambda: template_of(daemon), "there is a template")
+    template = template_of(daemon)
+    assert template is not None
+    return template
 
 
-def test_dead_workers_are_replaced_by_the_processes_that_stand_by(tmp_path: Path) -> None:
+def test_workers_are_children_of_the_supervisor_beside_one_template(up: Running) -> None:
+    children = psutil.Process(up.process.pid).children(recursive=True)
+    names = {child.pid: child.name() for child in children}
+    workers = {worker.pid: f"arc-worker-{worker.shard}" for worker in up.info().workers}
+    assert names == workers | {a_template(up).pid: "arc-template"}
+    assert {child.ppid() for child in children} == {up.process.pid}
+
+
+def test_each_process_has_a_session_of_its_own(up: Running) -> None:
+    pids = [a_template(up).pid, *(worker.pid for worker in up.info().workers)]
+    assert [os.getsid(pid) for pid in pids] == pids
+
+
+def test_a_template_that_dies_is_replaced_and_no_worker_with_it(tmp_path: Path) -> None:
     with running(tmp_path, workers="2") as daemon:
-        for _ in range(2):
-            spares = await_standbys(daemon)
-            os.kill(daemon.info().workers[1].pid, signal.SIGKILL)
-            assert daemon.wait_for("worker_ready", shard=1)["pid"] in spares
-        daemon.signal(signal.SIGTERM)
-        assert daemon.end() == 0
-
-
-def test_a_process_that_stood_by_and_died_is_no_loss(tmp_path: Path) -> None:
-    with running(tmp_path) as daemon:
-        [worker] = daemon.info().workers
-        for spare in await_standbys(daemon):
-            os.kill(spare, signal.SIGKILL)
-        eventually(lambda: not standing_by(daemon), "they are gone")
-        os.kill(worker.pid, signal.SIGKILL)
+        before, template = daemon.info(), a_template(daemon)
+        template.kill()
+        daemon.wait_for("template_died", pid=template.pid, end="signal SIGKILL")
+        assert a_template(daemon).pid != template.pid
+        assert daemon.info() == before
+        os.kill(before.workers[0].pid, signal.SIGKILL)
+        daemon.wait_for("worker_died", shard=0, end="signal SIGKILL")
         daemon.wait_for("worker_ready", shard=0)
         daemon.signal(signal.SIGTERM)
         assert daemon.end() == 0
+        assert summary(daemon.where.run)["arc_worker_restarts_total"] == 1
+
+
+def test_a_template_and_a_worker_that_die_together_are_both_replaced(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        template = a_template(daemon)
+        os.kill(daemon.worker_pid(0), signal.SIGKILL)
+        template.kill()
+        daemon.wait_for("worker_ready", shard=0)
+        assert a_template(daemon).pid != template.pid
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+
+
+def test_a_template_that_dies_before_it_has_forked_leaves_the_worker_to_the_next(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path) as daemon:
+        template = a_template(daemon)
+        template.suspend()
+        os.kill(daemon.worker_pid(0), signal.SIGKILL)
+        daemon.wait_for("worker_restarting", shard=0)
+        template.kill()  # with a request that it has not read
+        daemon.wait_for("template_died", pid=template.pid)
+        daemon.wait_for("worker_ready", shard=0)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+
+
+def test_a_template_that_hangs_does_not_keep_the_daemon_from_its_end(tmp_path: Path) -> None:
+    with running(tmp_path, shutdown_timeout_s="0.1") as daemon:
+        a_template(daemon).suspend()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+        assert daemon.count("drain_timed_out", shards=[]) == 1
+
+
+def test_a_template_ends_with_a_killed_supervisor(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        template = a_template(daemon)
+        daemon.signal(signal.SIGKILL)
+        daemon.process.wait()
+        wait_for_end(template.pid)
+
+
+def test_a_template_with_threads_forks_nothing_and_says_why(tmp_path: Path) -> None:
+    settings = {"port": "0", "workers": "1", "data_dir": str(tmp_path), "log_format": "json"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.support.fake_daemon", "threads"],
+        cwd=ROOT,
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "BUG: threads were started before the fork: MainThread, early" in ended.stderr
 
 
 @pytest.mark.parametrize(("durability", "in_log", "lost"), [("memory", 0, 10), ("page", 10, 0)])
@@ -389,9 +480,10 @@ def test_a_worker_is_not_started_from_a_folder_that_happens_to_hold_an_ingest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert worker_command() == [sys.executable, "-m", "arc.worker"]
+    module = ["-m", "arc.template", "arc.worker"]
+    assert template_command() == [sys.executable, *module]
     monkeypatch.chdir(tmp_path)
-    assert worker_command() == [sys.executable, "-P", "-m", "arc.worker"]
+    assert template_command() == [sys.executable, "-P", *module]
 
 
 def test_the_supervisor_imports_nothing_heavy() -> None:

@@ -2,7 +2,7 @@
 
 In: a data directory, flags, what to run it under. Out: a `Daemon`, whose processes are known at
 any time. Only processes that it started are ever signalled: they are collected as the descendants
-of the one that `start` made, while that one is held still.
+of the one that `start` made, while all of them are held still.
 """
 
 from __future__ import annotations
@@ -131,14 +131,25 @@ class Daemon:
         """SIGKILL for every process of it, at one moment, and wait until none is left."""
         if self.process is None:
             return
-        self.process.send_signal(signal.SIGSTOP)  # so that it starts nothing from here on
-        family = self.processes()
+        family = self._hold_still()
         self.process.kill()
         for one in family:
             _kill(one)
         self.process.wait()
         self.process = None
         psutil.wait_procs(family)
+
+    def _hold_still(self) -> list[psutil.Process]:
+        """Suspend every process of it, so that none starts another; returns all but the first."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        held: set[psutil.Process] = set()
+        while found := set(self.processes()) - held:
+            for one in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.suspend()
+            held |= found
+        return list(held)
 
     def kill_worker(self, shard: int) -> int:
         """SIGKILL for one worker; returns the process id that it had."""

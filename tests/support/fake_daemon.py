@@ -8,7 +8,8 @@ from arc.config import load
 from arc.launch import StartError, serve
 
 if __name__ == "__main__":
-    command = [sys.executable, "-m", "tests.support.fake_worker", *sys.argv[1:]]
+    worker = ["tests.support.fake_worker", *sys.argv[1:]]
+    command = [sys.executable, "-m", "arc.template", *worker]
     try:
         sys.exit(serve(load().config, command))
     except StartError as error:

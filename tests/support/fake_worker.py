@@ -1,10 +1,11 @@
-"""A worker that keeps the supervisor's contract and serves nothing: `python -m` it.
+"""A worker that keeps the supervisor's contract and serves nothing: `python -m arc.template` it.
 
 Arguments change how it ends: `hang` ignores SIGTERM, `fail` exits with status 7 before it is
 ready, `leak` counts ten rows as accepted and stores none, `log` leaves them in its log and exits
 with the status that says so, `replay` is never done with its log. On an orderly stop it leaves
 `drained-<shard>` in the data directory, with the reason; and at its start `started-<shard>`, with
-what it was told about others.
+what it was told about others. In the template, `unprepared` refuses to get ready, `slow` never
+does, and `threads` starts a thread too early.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from arc.handshake import WorkerStart, announce_ready, call_when_alone, read_start
@@ -52,11 +54,22 @@ async def serve(start: WorkerStart, manners: list[str]) -> int:
     return EXIT_IN_LOG if "log" in manners or "replay" in manners else 0
 
 
-if __name__ == "__main__":
+def prepare() -> None:
+    """What the template does before it forks."""
+    if "unprepared" in sys.argv:
+        raise RuntimeError("told not to get ready")
+    if "threads" in sys.argv:
+        threading.Thread(target=threading.Event().wait, name="early", daemon=True).start()
+    if "slow" in sys.argv:
+        signal.pause()
+
+
+def main() -> int:
+    """Be a worker until told to stop; returns its exit status."""
     if "fail" in sys.argv:
-        sys.exit(7)
+        return 7
     try:
-        told = read_start(sys.stdin.buffer)
-    except EOFError:  # stood by, and was never needed
-        sys.exit(0)
-    sys.exit(asyncio.run(serve(told, sys.argv[1:])))
+        start = read_start(sys.stdin.buffer)
+    except EOFError:  # the supervisor is gone
+        return 0
+    return asyncio.run(serve(start, sys.argv[1:]))
