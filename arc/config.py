@@ -2,8 +2,8 @@
 
 The struct below is the one table of settings: `arc serve --help`, `arc config`, the checks and
 docs/configuration.md all follow it. This is the only module that reads the environment
-(`arc.template` sets a variable of it, for a library), and nothing here opens a socket, makes a folder or looks at the machine beyond its number of cores
-and the address of `localhost`.
+(`arc.template` sets a variable of it, for a library), and nothing here opens a socket, makes a
+folder or looks at the machine beyond its number of cores and the address of `localhost`.
 
 Whatever is wrong is collected, and `ConfigError` carries one line for each: the key, the value,
 where it came from, and what is allowed.
