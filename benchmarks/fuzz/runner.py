@@ -211,8 +211,9 @@ def _minimise(spec: str, line: Line, settings: Settings, folder: Path) -> None:
                     check=False,
                 )
         finding = json.loads(told.read_text())
-        # Under atheris everything is slower; only what is slow without it counts.
-        if finding["kind"] == "slow" and not finding.get("confirmed", False):
+        # Under atheris everything is slower, and it takes memory itself: what is slow, or takes
+        # much, without it counts.
+        if finding["kind"] in ("slow", "memory") and not finding.get("confirmed", False):
             path.unlink()
             told.unlink()
             continue
