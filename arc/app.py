@@ -12,9 +12,11 @@ from structlog.typing import FilteringBoundLogger
 
 from arc.door_handler import DoorHandler
 from arc.handlers import influx
+from arc.handlers.query import QueryHandlers
 from arc.handlers.status import StatusHandlers
 from arc.handlers.tables import TableHandlers
 from arc.metrics import ShardMetrics
+from arc.write_door import CLIENT_LEFT
 from arc.write_routes import MSGPACK
 
 #: What aiohttp refuses by itself, and the reason that it is counted under.
@@ -25,6 +27,7 @@ def build_app(
     writes: Mapping[str, DoorHandler],
     status: StatusHandlers,
     tables: TableHandlers,
+    queries: QueryHandlers,
     metrics: ShardMetrics,
     log: FilteringBoundLogger,
 ) -> web.Application:
@@ -34,6 +37,7 @@ def build_app(
         writes: By path.
         status: What operators ask.
         tables: What is stored.
+        queries: SQL.
         metrics: Counts what goes through no write door.
         log: Told of defects.
     """
@@ -45,6 +49,7 @@ def build_app(
     app.router.add_get("/metrics", status.metrics)
     app.router.add_get("/api/v1/measurements", tables.measurements)
     app.router.add_get("/api/v1/databases", tables.databases)
+    queries.add_routes(app)
     app.router.add_get("/ping", influx.ping)
     app.router.add_route("*", "/query", influx.query)
     return app
@@ -88,8 +93,8 @@ def _errors_as_json(log: FilteringBoundLogger) -> Middleware:
                 raise
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return _error(error.status, f"{request.method} {request.path}: {error.reason}", allow)
-        except ConnectionError:  # the client left; whoever reads the next request finds that out
-            raise
+        except ConnectionError:  # the client left: this is for nobody, and no defect of ours
+            return web.Response(status=CLIENT_LEFT)
         except Exception:
             log.exception("request_failed", path=request.path)
             return _error(500, "internal error; the daemon's log has it", None)

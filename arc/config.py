@@ -280,6 +280,50 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "until space returns: room to flush what was accepted.",
         ),
     ] = 256 * MIB
+    query_concurrency: Annotated[
+        int,
+        Setting(
+            "queries",
+            "Queries in SQL that run at the same time; others wait for 10 s, and are then told "
+            "503. With 0 there is no process for them.",
+            high=256,
+        ),
+    ] = 4
+    query_threads: Annotated[
+        int,
+        Setting(
+            "threads",
+            "Threads that all queries run on together, beside the workers; 0 means one per core.",
+            high=1_024,
+        ),
+    ] = 0
+    query_memory_bytes: Annotated[
+        int,
+        Setting(
+            "bytes",
+            "Memory that all queries may take together, beside memory_bytes; what needs more is "
+            "refused. Nothing is spilled to disk.",
+            low=64 * MIB,
+        ),
+    ] = 512 * MIB
+    query_timeout_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "Time that a query may work, and that its client may leave the answer unread.",
+            low=0.1,
+            high=86_400,
+        ),
+    ] = 30.0
+    query_max_rows: Annotated[
+        int,
+        Setting(
+            "rows",
+            "Most rows of an answer in JSON or MessagePack, which is made in memory. Arrow is "
+            "streamed and has no limit.",
+            low=1,
+        ),
+    ] = 1_000_000
     keepalive_s: Annotated[
         float,
         Setting(

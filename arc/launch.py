@@ -23,6 +23,7 @@ from arc import logs
 from arc.config import Config, resolve
 from arc.metrics import all_paths, row_balance
 from arc.ports import PortTakenError, hold_port, url_of
+from arc.query.options import socket_path
 from arc.runtime import DaemonLock, DataDir, DataDirError, LockHeldError, is_alive
 from arc.supervisor import Supervisor
 
@@ -130,7 +131,7 @@ def _clear_run_dir(where: DataDir, log: FilteringBoundLogger) -> None:
     if (rows.gone or rows.in_log) and where.daemon_json.exists():
         log.warning("former_daemon_was_killed", rows_lost=rows.gone, rows_in_log=rows.in_log)
     where.forget_keys()
-    for path in (where.daemon_json, *all_paths(where.run)):
+    for path in (where.daemon_json, socket_path(where.root), *all_paths(where.run)):
         path.unlink(missing_ok=True)
 
 

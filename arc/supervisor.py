@@ -1,8 +1,8 @@
 """Keeps the workers running: starts them, restarts the dead, stops all of them in order.
 
-A `Supervisor` follows one child process for each shard, and the template that they are forked
-from, until a signal asks for the end. It serves no request, holds no rows, and imports nothing
-heavy, so that it has no reason to die itself.
+A `Supervisor` follows one child process for each shard, the template that they are forked from,
+and the process that answers SQL, until a signal asks for the end. It serves no request, holds no
+rows, and imports nothing heavy, so that it has no reason to die itself.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import contextlib
 import datetime
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
 from arc.banner import banner
 from arc.child import (
     Child,
+    Process,
     Template,
     TemplateEndedError,
     adopt_orphans,
@@ -29,6 +32,8 @@ from arc.child import (
 from arc.config import Config
 from arc.metrics import SupervisorMetrics, row_balance, supervisor_path
 from arc.ports import url_of
+from arc.query.options import QueryOptions, QueryStart, socket_path
+from arc.query.options import command as query_command
 from arc.runtime import (
     EXIT_IN_LOG,
     DaemonInfo,
@@ -74,8 +79,9 @@ class Supervisor:
         self._running: dict[int, Child] = {}  # by shard: started and not seen to end
         self._ready: dict[int, Child] = {}  # by shard: those of them that serve
         self._template: Template | None = None  # the latest; it may have ended
+        self._query: Process | None = None  # the latest that answers SQL; it may have ended
         self._stopping = asyncio.Event()
-        self._announced = False  # all workers were ready at one time
+        self._whole = asyncio.Event()  # all workers were ready at one time
         self._failed = False  # a process gave up at the start, or a worker lost rows at the end
         self._left_in_log = False  # a worker ended before all that it had accepted was stored
 
@@ -99,6 +105,8 @@ class Supervisor:
         self._metrics.workers_wanted.set(self._config.workers)
         keepers = [asyncio.create_task(self._keep_template())]
         keepers += [asyncio.create_task(self._keep(n)) for n in range(self._config.workers)]
+        if self._config.query_concurrency:
+            keepers.append(asyncio.create_task(self._keep_query()))
         stop = asyncio.create_task(self._stopping.wait())
         try:
             # A keeper ends only when it is told to, unless there is a defect in it.
@@ -192,10 +200,58 @@ class Supervisor:
         self._on_template_end("template_died", gave_up=status >= 0, **fields)
         await template.close()
 
+    async def _keep_query(self) -> None:
+        """Have SQL answered until the daemon stops; not before writes are taken."""
+        await self._first_of(self._whole, self._stopping)
+        quick_ends = 0
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            await self._run_query()
+            quick_ends = 1 if time.monotonic() - started_s >= STABLE_S else quick_ends + 1
+            await self._pause(quick_ends)
+
+    async def _run_query(self) -> None:
+        """From the start of the query process to its end."""
+        try:
+            started = subprocess.Popen(
+                query_command(self._query_start()),
+                stdin=subprocess.PIPE,  # whose end tells it that this process is gone
+                start_new_session=True,
+            )
+            self._query = Process(started.pid, started.wait)
+        except OSError as error:  # no memory or no process ids now
+            self._log.error("query_process_not_started", error=str(error))
+            return
+        status = await self._query.wait()
+        assert started.stdin is not None
+        started.stdin.close()
+        if not self._stopping.is_set():
+            fields = {"pid": started.pid, "end": describe_exit(status)}
+            self._log.error("query_process_died", **fields)
+
+    def _query_start(self) -> QueryStart:
+        config = self._config
+        options = QueryOptions(
+            memory_bytes=config.query_memory_bytes,
+            threads=config.query_threads,
+            concurrency=config.query_concurrency,
+            timeout_s=config.query_timeout_s,
+            max_rows=config.query_max_rows,
+            log_level=config.log_level,
+            log_format=config.log_format,
+        )
+        return QueryStart(Path(config.data_dir), socket_path(config.data_dir), None, options)
+
+    async def _first_of(self, *events: asyncio.Event) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
     def _on_template_end(self, event: str, *, gave_up: bool, **fields: object) -> None:
         if self._stopping.is_set():
             return
-        if gave_up and not self._announced:
+        if gave_up and not self._whole.is_set():
             # It found a reason not to start, and would find it again.
             self._log.error("template_failed_to_start", **fields)
             self._failed = True
@@ -207,7 +263,10 @@ class Supervisor:
         """Wait for what a template left when it died; not while a worker's id is unknown."""
         template = self._template
         if template is not None and not template.is_forking:
-            reap_orphans({template.pid, *(child.pid for child in self._running.values())})
+            others = [template, *self._running.values()]
+            if self._query is not None:
+                others.append(self._query)
+            reap_orphans({process.pid for process in others})
 
     async def _pause(self, quick_ends: int) -> float:
         """Wait before a restart, or until the daemon stops; returns how long it was to be."""
@@ -224,8 +283,8 @@ class Supervisor:
             self._publish()
         seconds = round(child.age_s, 3)
         self._log.info("worker_ready", shard=child.shard, pid=child.pid, seconds=seconds)
-        if all_ready and not self._announced:
-            self._announced = True
+        if all_ready and not self._whole.is_set():
+            self._whole.set()
             self._announce()
 
     def _publish(self) -> None:
@@ -247,7 +306,7 @@ class Supervisor:
         fields |= {"end": describe_exit(status), "seconds": round(child.age_s, 3)}
         if self._stopping.is_set():
             self._on_stopped(status, was_ready, fields)
-        elif not self._announced and status >= 0:
+        elif not self._whole.is_set() and status >= 0:
             # It found a reason not to start, and would find it again.
             self._log.error("worker_failed_to_start", **fields)
             self._failed = True
@@ -273,6 +332,8 @@ class Supervisor:
             child.terminate()
         if self._template is not None:
             self._template.stop()
+        if self._query is not None:
+            self._query.terminate()
         _, late = await asyncio.wait(keepers, timeout=self._config.shutdown_timeout_s)
         if late:
             self._log.error(
@@ -286,8 +347,9 @@ class Supervisor:
     def _kill_all(self) -> None:
         for child in self._running.values():
             child.kill()
-        if self._template is not None:
-            self._template.kill()
+        for process in (self._template, self._query):
+            if process is not None:
+                process.kill()
 
     def _report_end(self) -> int:
         """Say where the rows are, and return the exit status."""

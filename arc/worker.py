@@ -25,6 +25,7 @@ from arc.config import Config
 from arc.door_handler import DoorHandler
 from arc.fast_door import DISCARD_S, FastDoor, Timeouts
 from arc.handlers.otlp import OtlpHandler, otlp_path
+from arc.handlers.query import QueryHandlers
 from arc.handlers.status import StatusHandlers
 from arc.handlers.tables import TableHandlers
 from arc.handlers.write import WriteHandler
@@ -34,6 +35,7 @@ from arc.logs import configure
 from arc.memory import settle_garbage_collector, tune_heap
 from arc.metrics import ShardMetrics, shard_path
 from arc.ports import listen
+from arc.query.options import socket_path
 from arc.runtime import EXIT_IN_LOG, DataDir
 from arc.write_door import WriteDoor
 from arc.write_routes import ROUTES
@@ -139,7 +141,9 @@ class Worker:
         status = StatusHandlers(self.pipeline, self.door, run_dir, shard, config.durability)
         writes = self._write_handlers(metrics) | otlp
         tables = TableHandlers(self.pipeline)
-        self._runner = self._app_runner(build_app(writes, status, tables, metrics, log))
+        queries = QueryHandlers(socket_path(config.data_dir))
+        app = build_app(writes, status, tables, queries, metrics, log)
+        self._runner = self._app_runner(app)
         self._otlp_runner = self._app_runner(build_write_app(otlp, metrics, log))
         self.metrics = metrics
         self.running = False

@@ -19,7 +19,7 @@ compile pandas2.txt requirements/pandas2.in --no-deps "$@"
 compile dev.txt pyproject.toml requirements/build.in --extra dev "$@"
 # A subset of dev.txt: the same pins, so that one venv/ serves both.
 compile native.txt pyproject.toml requirements/build.in \
-    --extra bench --extra examples --extra profile --extra query \
+    --extra bench --extra examples --extra profile \
     --constraint requirements/dev.txt "$@"
 
 if grep -n '://' requirements/*.txt; then

@@ -39,7 +39,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("parquet", "store", "wal", "log_survey", "file_import"),
         ("delta", "buffer", "promotion"),
         ("table_log", "table_survey"),
-        ("arrow_writer", "verify", "quarantine_table"),
+        ("arrow_writer", "verify", "quarantine_table", "query"),
         ("replay",),
         ("pipeline",),
         ("testing",),
@@ -47,7 +47,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "arc": (
         ("config", "logs", "memory", "metrics_table", "ports", "runtime", "version"),
         ("banner", "handshake", "metrics", "import_job"),
-        ("child", "template", "exposition", "lag", "write_routes", "otlp_answers"),
+        ("child", "template", "exposition", "lag", "write_routes", "otlp_answers", "query"),
         ("write_door",),
         ("fast_door", "door_handler"),
         ("handlers.*",),

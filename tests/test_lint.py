@@ -59,7 +59,7 @@ def test_types_hold() -> None:
 
 
 def test_lists_hold_every_declared_dependency() -> None:
-    assert declared("bench", "examples", "profile", "query") <= pins("native.txt").keys()
+    assert declared("bench", "examples", "profile") <= pins("native.txt").keys()
     assert declared("dev") <= pins("dev.txt").keys()
 
 

@@ -75,6 +75,7 @@ class Daemon:
         assert self.process is None, "BUG: start() while the one before is not known to have ended"
         command = [*self.prefix, sys.executable, "-m", "arc", "serve", "--port", "0"]
         command += ["--data-dir", str(self.data_dir), "--log-format", "json"]
+        command += ["--query-concurrency", "0"]  # queries hold nothing that could be lost
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ARC_")}
         with self.log_file.open("ab") as log:
             self._log_start = log.tell()

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from arc_client import ArcClient, AsyncArcClient
-from arc_client.exceptions import ArcIngestionError, ArcQueryError, ArcValidationError
+from arc_client.exceptions import ArcError, ArcIngestionError, ArcValidationError
 
 from tests.clients.conftest import Reader
 from tests.support.daemon import Daemon
@@ -475,7 +475,15 @@ def test_two_threads_may_share_a_client(live: Daemon, database: str, stored: Rea
     assert stored("shared")["i"] == integers(*range(41))
 
 
-@pytest.mark.parametrize("method", ["query", "query_arrow", "estimate"])
-def test_what_there_is_not_yet_is_told_as_such(call: Call, method: str) -> None:
-    with pytest.raises(ArcQueryError, match="Resource not found"):
-        call("query", method, "SELECT 1")
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        ("auth", "list_tokens"),
+        ("retention", "list"),
+        ("continuous_queries", "list"),
+        ("delete", "get_config"),
+    ],
+)
+def test_what_there_is_not_yet_is_told_as_such(call: Call, part: str, method: str) -> None:
+    with pytest.raises(ArcError, match=r"(?i)not found"):
+        call(part, method)

@@ -50,6 +50,7 @@ class Daemon:
         self._ended = False
         self._family: set[psutil.Process] = set()
         command = [sys.executable, "-m", "arc", "serve", "--port", "0", "--log-format", "json"]
+        command += ["--query-concurrency", "0"]  # unless a flag says otherwise: it starts sooner
         with contextlib.ExitStack() as stack:
             log = subprocess.STDOUT if log_file is None else stack.enter_context(log_file.open("w"))
             self.process = subprocess.Popen(

@@ -38,6 +38,7 @@ class Running:
         self.where = DataDir(data_dir)
         self.events: list[dict[str, Any]] = []
         defaults = {"port": "0", "workers": "1", "log_format": "json", "data_dir": str(data_dir)}
+        defaults["query_concurrency"] = "0"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fake_daemon", *manners],
             cwd=ROOT,

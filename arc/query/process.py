@@ -1,0 +1,127 @@
+"""The query process: DuckDB, and an HTTP server on a Unix socket before it.
+
+    python -m arc.query DATA_DIR SOCKET [options]
+
+It says `ready` to an inherited descriptor once it takes requests. SIGTERM, or the end of standard
+input, makes it drain: no new request is taken, those under way have DRAIN_S to end, and are then
+interrupted. It shares nothing with the shards but the files, and holds nothing that is lost with
+it. Its socket is bound under another name first and then renamed, so that it takes the place of
+that of a predecessor in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from arc.handshake import announce_ready, call_when_alone
+from arc.logs import configure
+from arc.query.options import QueryStart, parse_arguments
+from arc.query.runner import Runner
+from arc.query.server import QueryServer, warm
+from arc.query.socket_path import SocketPath
+from arc.runtime import DataDir
+from ingest.catalog import Catalog
+from ingest.limits import Limits
+from ingest.query.engine import Engine, EngineSettings
+
+#: Time that queries have to end by themselves. They are repeatable, and the daemon's own time to
+#: stop is 30 s.
+DRAIN_S = 5.0
+
+_BACKLOG = 256
+
+
+def main(arguments: list[str]) -> int:
+    """Run the query process until it is told to stop."""
+    start = parse_arguments(arguments)
+    options = start.options
+    log = configure(options.log_level, options.log_format, process="query")
+    return uvloop.run(serve(start, log))
+
+
+async def serve(start: QueryStart, log: FilteringBoundLogger) -> int:
+    """Answer queries until SIGTERM or the end of standard input."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the supervisor decides
+    call_when_alone(loop, sys.stdin.fileno(), stop.set)
+    with _engine(start) as engine:
+        options = start.options
+        runner = Runner(engine, options.concurrency, options.timeout_s)
+        server = QueryServer(runner, options.max_rows, options.timeout_s, log)
+        web_runner = web.AppRunner(
+            server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S
+        )
+        warm(engine)
+        await web_runner.setup()
+        listener = bind(start.socket)
+        inode = _inode(start.socket)
+        await web.SockSite(web_runner, listener).start()
+        log.debug("query_process_ready", socket=str(start.socket))
+        if start.ready_fd is not None:
+            announce_ready(start.ready_fd)
+        await stop.wait()
+        if _inode(start.socket) == inode:  # not that of a successor
+            start.socket.unlink(missing_ok=True)
+        await web_runner.cleanup()
+        await runner.close()
+    log.debug("query_process_ended")
+    return 0
+
+
+@contextlib.contextmanager
+def _engine(start: QueryStart) -> Iterator[Engine]:
+    limits = Limits()  # of the writers, and this is none
+    catalog = Catalog(
+        DataDir(start.data_dir).state / "catalog.db", limits.max_measurements, limits.max_columns
+    )
+    settings = EngineSettings(start.options.memory_bytes, start.options.num_threads)
+    with (
+        contextlib.closing(catalog),
+        contextlib.closing(Engine(start.data_dir, catalog, settings)) as engine,
+    ):
+        yield engine
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening Unix socket, for this user only, in place of whatever has its name.
+
+    Raises:
+        SocketPathError: the path is too long for this system.
+        OSError: the folder cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    name = SocketPath(draft)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        draft.unlink(missing_ok=True)
+        listener.bind(name.name)
+        draft.chmod(0o600)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        draft.replace(path)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        name.close()
+    return listener
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,218 @@
+"""Which files a table consists of at one version, as its Delta log says. Reads, never writes.
+
+In: the names of a table. Out: a `Snapshot`, the same for the whole of a query, whatever is
+committed meanwhile. Folders are not listed and no file is opened but those of the log.
+
+A table is kept open between queries: whether there is a new version is one look for the name of
+the next commit, and only a new version is read, by itself (`update_incremental`).
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import msgspec
+import pyarrow as pa
+
+from ingest import delta
+from ingest.catalog import Catalog
+from ingest.columns import TIME_COLUMN, ColumnType
+from ingest.errors import StorageError
+from ingest.paths import TableId, table_dir
+
+#: Open tables that are remembered; a list of 10 000 files is some 3 MB.
+_MAX_OPEN_TABLES = 512
+
+#: Types of our columns, and of what others may have added, as DuckDB names them.
+SQL_TYPES = {
+    ColumnType.INT64: "BIGINT",
+    ColumnType.UINT64: "UBIGINT",
+    ColumnType.FLOAT64: "DOUBLE",
+    ColumnType.UTF8: "VARCHAR",
+    ColumnType.BOOL: "BOOLEAN",
+    ColumnType.BINARY: "BLOB",
+}
+_TIME_TYPE = "TIMESTAMP WITH TIME ZONE"
+_FOREIGN_TYPES = {
+    "long": "BIGINT",
+    "integer": "INTEGER",
+    "short": "SMALLINT",
+    "byte": "TINYINT",
+    "double": "DOUBLE",
+    "float": "FLOAT",
+    "string": "VARCHAR",
+    "boolean": "BOOLEAN",
+    "binary": "BLOB",
+    "date": "DATE",
+    "timestamp": _TIME_TYPE,
+}
+
+
+class TableFile(msgspec.Struct, frozen=True, gc=False):
+    """One file of a snapshot.
+
+    Attributes:
+        path: Absolute.
+        size_bytes: Of the file.
+        num_rows: In it; None when the log does not say.
+    """
+
+    path: str
+    size_bytes: int
+    num_rows: int | None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A table at one version.
+
+    Attributes:
+        table: Which.
+        version: Of its Delta log; -1 before its first commit.
+        files: All of them.
+        columns: Types for DuckDB by name, in the order of the files. A file may lack some.
+    """
+
+    table: TableId
+    version: int
+    files: tuple[TableFile, ...]
+    columns: dict[str, str]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files, as far as the log says."""
+        return sum(file.num_rows or 0 for file in self.files)
+
+
+class _Open:
+    """A table that was looked at before."""
+
+    def __init__(self) -> None:
+        # Guards all below: one query reads the log, others of the same table wait for it.
+        self.lock = threading.Lock()
+        self.handle: deltalake.DeltaTable | None = None
+        self.version = -1
+        self.files: tuple[TableFile, ...] = ()
+        self.foreign: dict[str, str] = {}
+
+
+class Snapshots:
+    """Takes snapshots of the tables of one data directory. May be called from any thread.
+
+    Args:
+        root: The data directory.
+        catalog: Of that directory: which tables there are, and their columns.
+    """
+
+    def __init__(self, root: Path, catalog: Catalog) -> None:
+        self._root = root.absolute()
+        self._catalog = catalog
+        # Guards the dictionary only.
+        self._lock = threading.Lock()
+        self._open: collections.OrderedDict[TableId, _Open] = collections.OrderedDict()
+
+    def take(self, table: TableId) -> Snapshot | None:
+        """A table as it is now; None when there is no such table.
+
+        Raises:
+            StorageError: catalog, log or disk cannot be read.
+        """
+        schema = self._catalog.load(table)
+        if schema is None:
+            return None
+        columns = {TIME_COLUMN: _TIME_TYPE}
+        columns |= {name: SQL_TYPES[schema.columns[name].type] for name in schema.stored_order()}
+        opened = self._opened(table)
+        with opened.lock:
+            self._refresh(opened, self._root / table_dir(table))
+            columns |= {n: kind for n, kind in opened.foreign.items() if n not in columns}
+            return Snapshot(table, opened.version, opened.files, columns)
+
+    def _opened(self, table: TableId) -> _Open:
+        with self._lock:
+            opened = self._open.setdefault(table, _Open())
+            self._open.move_to_end(table)
+            if len(self._open) > _MAX_OPEN_TABLES:
+                self._open.popitem(last=False)
+            return opened
+
+    def _refresh(self, opened: _Open, folder: Path) -> None:
+        """Bring what is known of a table up to date."""
+        log = folder / delta.LOG_DIR
+        if opened.handle is not None and _is_current(log, opened.version):
+            return
+        if not log.is_dir():
+            opened.handle, opened.version, opened.files, opened.foreign = None, -1, (), {}
+            return
+        try:
+            handle = _updated(opened.handle, log, opened.version, folder)
+            files = _files(handle, folder)
+            foreign = _foreign_columns(handle)
+        except BaseException as error:
+            # A panic of Rust code is no Exception.
+            opened.handle = None
+            if isinstance(error, StorageError):
+                raise
+            if isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime":
+                raise StorageError(f"table {folder.name}: {_first_line(error)}") from error
+            raise
+        opened.handle, opened.version = handle, handle.version()
+        opened.files, opened.foreign = files, foreign
+
+
+def _is_current(log: Path, version: int) -> bool:
+    """Whether a version is still the last one.
+
+    Its own commit must be there as well: where an old log was cleaned up, or the table made
+    anew, that the next commit is missing says nothing.
+    """
+    next_is_there = (log / delta.commit_name(version + 1)).exists()
+    return not next_is_there and (log / delta.commit_name(version)).exists()
+
+
+def _updated(
+    handle: deltalake.DeltaTable | None, log: Path, version: int, folder: Path
+) -> deltalake.DeltaTable:
+    if handle is not None and (log / delta.commit_name(version)).exists():
+        handle.update_incremental()
+    else:
+        handle = deltalake.DeltaTable(str(folder))
+    wanted = handle.protocol().min_reader_version
+    if wanted > delta.MIN_READER_VERSION:
+        # Deletion vectors and column mapping would change what the files mean.
+        raise StorageError(
+            f"table {folder.name}: it asks for Delta reader version {wanted}, and Arc reads "
+            f"version {delta.MIN_READER_VERSION}"
+        )
+    return handle
+
+
+def _files(handle: deltalake.DeltaTable, folder: Path) -> tuple[TableFile, ...]:
+    found = pa.table(handle.get_add_actions(flatten=True))
+    names = ("path", "size_bytes", "num_records")
+    columns: list[list[Any]] = [
+        found[name].to_pylist() if name in found.column_names else [None] * found.num_rows
+        for name in names
+    ]
+    where = str(folder)
+    return tuple(
+        TableFile(f"{where}/{delta.decoded_path(path)}", size or 0, rows)
+        for path, size, rows in zip(*columns, strict=True)
+    )
+
+
+def _foreign_columns(handle: deltalake.DeltaTable) -> dict[str, str]:
+    """Columns of the table of the types that DuckDB and Delta both have."""
+    schema = msgspec.json.decode(handle.schema().to_json())
+    return {
+        field["name"]: _FOREIGN_TYPES[field["type"]]
+        for field in schema["fields"]
+        if isinstance(field["type"], str) and field["type"] in _FOREIGN_TYPES
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
