@@ -48,7 +48,7 @@ SHORT_S = 0.3
 #: The daemon is told that nothing follows, so that it closes.
 LAST = b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
-_STATUS = re.compile(rb"HTTP/[12]\.[01] (\d{3}) ")
+_STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] (\d{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _START_US = 1_790_000_000_000_000
 
