@@ -186,6 +186,19 @@ def test_logs_are_taken_as_json(client: Client, database: str, stored: Stored) -
     assert stored("otel_logs")["body"] == ["one"]
 
 
+def test_a_body_of_otlp_may_have_64_mebibytes(
+    client: Client, database: str, stored: Stored
+) -> None:
+    text = "x" * 2**18
+    body = logs(*[text] * 255).SerializeToString()
+    assert 63 * 2**20 < len(body) < 64 * 2**20
+    reply = post_otlp(client, "logs", body, PROTOBUF, x_arc_database=database)
+    assert (reply.status, reply.body) == (200, b"")
+    assert [len(found) for found in stored("otel_logs")["body"]] == [len(text)] * 255
+    too_long = bytes(64 * 2**20 + 1)
+    assert post_otlp(client, "logs", too_long, PROTOBUF).status == 413
+
+
 @pytest.mark.parametrize("signal", ["logs", "traces", "metrics"])
 @pytest.mark.parametrize(("kind", "body"), [(PROTOBUF, b""), (JSON, b"{}")])
 def test_an_empty_request_is_a_request(client: Client, signal: str, kind: str, body: bytes) -> None:
