@@ -53,11 +53,14 @@ SWEEP_S = 0.5
 DRAIN_POLL_S = 0.01
 
 _END_OF_HEAD = b"\r\n\r\n"
+_CONTINUE = b"100-continue"
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
     409: "Conflict",
     413: "Content Too Large",
+    415: "Unsupported Media Type",
+    417: "Expectation Failed",
     422: "Unprocessable Content",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
@@ -341,6 +344,10 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_http(400, f"not HTTP: {error}")
             return True
         headers = head.headers
+        if headers.get(b"expect", _CONTINUE).lower() != _CONTINUE:
+            # aiohttp repeats it in its answer, which fails where it is no text.
+            self._refuse_http(417, "header Expect: wanted 100-continue")
+            return True
         path, _, query = head.url.partition(b"?")
         route = self._shared.routes.get(path)
         if (

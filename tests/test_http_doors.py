@@ -224,6 +224,13 @@ async def test_what_is_not_http_is_refused_and_the_connection_closed(
     writer.close()
 
 
+@pytest.mark.parametrize("value", [b"\xfe", b"200-ok"])
+async def test_another_expectation_is_refused(serve: Serve, value: bytes) -> None:
+    _, port = await serve()
+    reply = await ask(port, b"GET / HTTP/1.1\r\nHost: a\r\nExpect: " + value + b"\r\n\r\n")
+    assert (reply.status, reply.error) == (417, "header Expect: wanted 100-continue")
+
+
 async def test_a_body_over_the_limit_is_refused_before_it_is_sent(serve: Serve) -> None:
     _, port = await serve(max_body_bytes=2048)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
