@@ -29,7 +29,8 @@ REASONS = (
     *("value_type", "type_conflict", "time", "too_large", "limit", "overloaded", "storage"),
     *("internal", "not_found", "method", "body_timeout", "disconnected", "bad_http"),
     *("starting", "stopping", "shard_in_use", "read_only", "replaying"),
-    *("key_in_flight", "key_reused", "stale_schema", "media_type", OTHER),
+    *("key_in_flight", "key_reused", "stale_schema", "media_type"),
+    *("query", "query_limit", "query_result", "query_cancelled", OTHER),
 )
 
 #: What a 204 may stand for, weakest first; see docs/configuration.md.
