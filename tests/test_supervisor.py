@@ -474,7 +474,7 @@ def test_a_data_directory_that_cannot_be_made_stops_the_start(tmp_path: Path) ->
 def test_limits_beyond_the_memory_of_a_worker_are_cut_and_told(tmp_path: Path) -> None:
     with running(tmp_path, ready=False, memory_bytes="16MiB") as daemon:
         cut = daemon.wait_for("limit_cut_to_memory_of_a_worker", setting="max_body_bytes")
-        assert (cut["asked"], cut["used"]) == (2**25, 2**23)
+        assert (cut["asked"], cut["used"]) == (2**26, 2**23)
         daemon.wait_for("ready")
 
 
