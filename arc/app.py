@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
-from arc.door_handler import DoorHandler
+from arc.door_handler import DoorHandler, expect
 from arc.handlers import influx
 from arc.handlers.query import QueryHandlers
 from arc.handlers.status import StatusHandlers
@@ -21,6 +21,8 @@ from arc.write_routes import MSGPACK
 
 #: What aiohttp refuses by itself, and the reason that it is counted under.
 REJECTIONS = {404: "not_found", 405: "method"}
+
+_ANY_PATH = "/{path}"
 
 
 def build_app(
@@ -41,17 +43,18 @@ def build_app(
         metrics: Counts what goes through no write door.
         log: Told of defects.
     """
-    app = build_write_app(writes, metrics, log)
-    app.router.add_get(f"{MSGPACK.path}/stats", status.stats)
-    app.router.add_get(f"{MSGPACK.path}/spec", status.spec)
-    app.router.add_get("/health", status.health)
-    app.router.add_get("/ready", status.ready)
-    app.router.add_get("/metrics", status.metrics)
-    app.router.add_get("/api/v1/measurements", tables.measurements)
-    app.router.add_get("/api/v1/databases", tables.databases)
-    queries.add_routes(app)
-    app.router.add_get("/ping", influx.ping)
-    app.router.add_route("*", "/query", influx.query)
+    app = _write_app(writes, metrics, log)
+    app.router.add_get(f"{MSGPACK.path}/stats", status.stats, expect_handler=expect)
+    app.router.add_get(f"{MSGPACK.path}/spec", status.spec, expect_handler=expect)
+    app.router.add_get("/health", status.health, expect_handler=expect)
+    app.router.add_get("/ready", status.ready, expect_handler=expect)
+    app.router.add_get("/metrics", status.metrics, expect_handler=expect)
+    app.router.add_get("/api/v1/measurements", tables.measurements, expect_handler=expect)
+    app.router.add_get("/api/v1/databases", tables.databases, expect_handler=expect)
+    queries.add_routes(app, expect)
+    app.router.add_get("/ping", influx.ping, expect_handler=expect)
+    app.router.add_route("*", "/query", influx.query, expect_handler=expect)
+    app.router.add_route("*", "/{path:.*}", _nowhere, expect_handler=expect)
     return app
 
 
@@ -59,10 +62,32 @@ def build_write_app(
     writes: Mapping[str, DoorHandler], metrics: ShardMetrics, log: FilteringBoundLogger
 ) -> web.Application:
     """The write doors alone, by path; as `build_app`."""
+    app = _write_app(writes, metrics, log)
+    app.router.add_route("*", "/{path:.*}", _nowhere, expect_handler=expect)
+    return app
+
+
+def _write_app(
+    writes: Mapping[str, DoorHandler], metrics: ShardMetrics, log: FilteringBoundLogger
+) -> web.Application:
     app = web.Application(middlewares=[_counted(metrics, writes), _errors_as_json(log)])
     for path, handler in writes.items():
         app.router.add_post(path, handler.write, expect_handler=handler.expect)
     return app
+
+
+async def _nowhere(request: web.Request) -> web.Response:
+    """Every path that is none, and every method that a path does not have.
+
+    A route of its own, since those of aiohttp for the purpose answer `Expect` by themselves.
+    """
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource.canonical != _ANY_PATH:
+            allowed |= (await resource.resolve(request))[1]
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+    raise web.HTTPNotFound
 
 
 def _counted(metrics: ShardMetrics, writes: Collection[str]) -> Middleware:

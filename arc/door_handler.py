@@ -11,6 +11,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 
+import msgspec
 from aiohttp import web
 
 from arc.metrics import ShardMetrics
@@ -89,6 +90,19 @@ class AiohttpHead:
         return self._request.query.get(name.decode())
 
 
+async def expect(request: web.Request) -> web.Response | None:
+    """Answer the header Expect of a request: invite its body, or refuse what is no 100-continue.
+
+    In place of aiohttp's own, which repeats the value, and fails where that is no text.
+    """
+    if request.headers["Expect"].lower() != "100-continue":
+        body = msgspec.json.encode({"error": "header Expect: wanted 100-continue"})
+        return web.Response(status=417, body=body, content_type="application/json")
+    assert request.transport is not None
+    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return None
+
+
 class DoorHandler(ABC):
     """Serves one write door through aiohttp.
 
@@ -151,9 +165,7 @@ class DoorHandler(ABC):
             response.force_close()
             return response
         body.release()  # `write` takes it again
-        assert request.transport is not None
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return None
+        return await expect(request)
 
     def _count(self, status: int, started_s: float) -> None:
         self._metrics.count_request(self._name, status, time.monotonic() - started_s)

@@ -225,10 +225,24 @@ async def test_what_is_not_http_is_refused_and_the_connection_closed(
 
 
 @pytest.mark.parametrize("value", [b"\xfe", b"200-ok"])
-async def test_another_expectation_is_refused(serve: Serve, value: bytes) -> None:
+@pytest.mark.parametrize("path", [b"/", b"/health", PATH.encode(), b"/api/v1/query", b"/v1/logs"])
+async def test_another_expectation_is_refused_in_every_request(
+    serve: Serve, path: bytes, value: bytes
+) -> None:
     _, port = await serve()
-    reply = await ask(port, b"GET / HTTP/1.1\r\nHost: a\r\nExpect: " + value + b"\r\n\r\n")
-    assert (reply.status, reply.error) == (417, "header Expect: wanted 100-continue")
+    head = b" HTTP/1.1\r\nHost: a\r\n"
+    for first in (b"", b"GET /health" + head + b"\r\n"):  # which makes the connection aiohttp's
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        if first:
+            assert (await read_reply(reader)).status == 200
+        method = b"GET " if path in (b"/", b"/health") else b"POST "
+        length = b"Content-Length: 0\r\n"
+        writer.write(method + path + head + length + b"Expect: " + value + b"\r\n\r\n")
+        reply = await read_reply(reader)
+        assert (reply.status, reply.error) == (417, "header Expect: wanted 100-continue")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_sent(serve: Serve) -> None:

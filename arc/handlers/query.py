@@ -8,6 +8,7 @@ A client that goes away ends the request to the process as well, which then ends
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -56,10 +57,19 @@ class QueryHandlers:
         self._name: SocketPath | None = None
         self._session: aiohttp.ClientSession | None = None
 
-    def add_routes(self, app: web.Application) -> None:
-        """Answer the paths of queries; the connections end with the application."""
+    def add_routes(
+        self,
+        app: web.Application,
+        expect: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None,
+    ) -> None:
+        """Answer the paths of queries; the connections end with the application.
+
+        Args:
+            app: Of a worker.
+            expect: Answers the header Expect; None: aiohttp does.
+        """
         for path in PATHS:
-            app.router.add_post(path, self.query)
+            app.router.add_post(path, self.query, expect_handler=expect)
         app.on_cleanup.append(self._close)
 
     async def query(self, request: web.Request) -> web.StreamResponse:
