@@ -252,7 +252,7 @@ warm_up() {
 compile_kernels() {
     # Numba looks at the file of a kernel alone, and not at those that it takes helpers from.
     rm -f ingest/kernels/__pycache__/*.nb[ci]
-    step "compiling the kernels (up to a minute the first time)" warm_up ||
+    step "compiling the kernels (one or two minutes the first time)" warm_up ||
         die "could not compile the kernels of ingest/kernels" "Look at the lines above."
     printf '%s\n' "$kernels_key" >"$state/kernels"
 }

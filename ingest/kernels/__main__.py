@@ -17,7 +17,7 @@ KERNEL_MODULES = (
 
 
 def warm_all() -> None:
-    """Call every kernel once with each dtype that it is used with. 20 s cold, 0.5 s warm."""
+    """Call every kernel once with each dtype that it is used with. 70 s cold, 0.5 s warm."""
     for name in KERNEL_MODULES:
         import_module(f"ingest.kernels.{name}").warm()
 
