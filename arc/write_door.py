@@ -171,11 +171,12 @@ class WriteDoor:
             IngestError: what `answer_to` turns into an answer. No row was accepted.
         """
         record = self._record_head(head)
-        if not head.key and not self._quarantines(head):
+        tries_inline = not head.key and not self._quarantines(head)
+        if tries_inline:
             decoded = self._decode_inline(record, head.content_encoding, body)
             if decoded is not None:
                 return self._write(record, body, decoded.batches, b"", len(body))
-        return asyncio.ensure_future(self._store_slowly(head, record, body))
+        return asyncio.ensure_future(self._store_slowly(head, record, body, tries_inline))
 
     def _record_head(self, head: WriteHead) -> RecordHead:
         now_us = self._pipeline.clock.now_us()
@@ -184,26 +185,26 @@ class WriteDoor:
     def _quarantines(self, head: WriteHead) -> bool:
         return (head.on_bad_rows or self._on_bad_rows) == QUARANTINE
 
-    async def _store_slowly(self, head: WriteHead, record: RecordHead, body: bytes) -> int:
-        return (await self.store_partly(head, body, record)).num_rows
+    async def _store_slowly(
+        self, head: WriteHead, record: RecordHead, body: bytes, tried_inline: bool
+    ) -> int:
+        if tried_inline:  # such a request has no key
+            return (await self._store_now(head, record, body, b"", inline=False)).num_rows
+        return (await self._store_once(head, record, body)).num_rows
 
-    async def store_partly(
-        self, head: WriteHead, body: bytes, record: RecordHead | None = None
-    ) -> Stored:
+    async def store_partly(self, head: WriteHead, body: bytes) -> Stored:
         """Store the rows of an admitted body, those that can be: OTLP has partial success.
 
         Only OTLP, and other doors where bad rows are quarantined, ever store a part. Must not be
         cancelled.
 
-        Args:
-            head: Of the request.
-            body: As it came.
-            record: What the log is to keep of the head; made here when it is not given.
-
         Raises:
             IngestError: as `store`.
         """
-        record = record or self._record_head(head)
+        return await self._store_once(head, self._record_head(head), body)
+
+    async def _store_once(self, head: WriteHead, record: RecordHead, body: bytes) -> Stored:
+        """Store a body unless its key was stored before. Of a repetition, no row is accepted."""
         if not head.key:
             return await self._store_now(head, record, body, b"")
         keys = self._pipeline.keys
@@ -219,12 +220,13 @@ class WriteDoor:
             raise
 
     async def _store_now(
-        self, head: WriteHead, record: RecordHead, body: bytes, digest: bytes
+        self, head: WriteHead, record: RecordHead, body: bytes, digest: bytes, inline: bool = True
     ) -> Stored:
+        """Decode and store; `inline`: whether the loop has not yet tried to decode it."""
         quarantines = self._quarantines(head)
         try:
             encoding = head.content_encoding
-            decoded = self._decode_inline(record, encoding, body)
+            decoded = self._decode_inline(record, encoding, body) if inline else None
             if decoded is None:
                 decoded = await self._in_thread(self._decode, record, encoding, body)
             if not decoded.refused:

@@ -26,6 +26,10 @@ from arc.metrics import Totals
 from arc.metrics_table import METRICS
 from arc.runtime import DAEMON_JSON
 from arc.worker import Worker
+from ingest import decoders
+from ingest.decoders import Decoded
+from ingest.limits import Limits
+from ingest.log_format import RecordHead
 
 PATH = "/api/v1/write/msgpack"
 
@@ -123,6 +127,23 @@ async def test_a_good_body_is_answered_204_with_its_durability(
     reply = await ask(port, door(body, {}))
     assert (reply.status, reply.body) == (204, b"")
     assert reply.headers["x-arc-durability"] == "disk"
+
+
+@DOORS
+async def test_the_loop_tries_a_body_once_before_it_leaves_it_to_a_thread(
+    serve: Serve, door: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def decode_fast(head: RecordHead, body: bytes, limits: Limits) -> Decoded | None:
+        tried.append(len(body))
+        return decoders.decode_fast(head, body, limits)
+
+    monkeypatch.setattr("arc.write_door.decode_fast", decode_fast)
+    _, port = await serve()
+    body = columnar("m", v=[1, 2.5, "+Inf"])  # which only the twin understands
+    assert (await ask(port, door(body, {}))).status == 204
+    assert tried == [len(body)]
 
 
 @DOORS
