@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
@@ -15,6 +14,7 @@ from arc.handlers import influx
 from arc.handlers.query import QueryHandlers
 from arc.handlers.status import StatusHandlers
 from arc.handlers.tables import TableHandlers
+from arc.json_answer import json_error
 from arc.metrics import ShardMetrics
 from arc.write_door import CLIENT_LEFT
 from arc.write_routes import MSGPACK
@@ -117,20 +117,13 @@ def _errors_as_json(log: FilteringBoundLogger) -> Middleware:
             if error.status < 400:
                 raise
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            return _error(error.status, f"{request.method} {request.path}: {error.reason}", allow)
+            return json_error(
+                error.status, f"{request.method} {request.path}: {error.reason}", allow
+            )
         except ConnectionError:  # the client left: this is for nobody, and no defect of ours
             return web.Response(status=CLIENT_LEFT)
         except Exception:
             log.exception("request_failed", path=request.path)
-            return _error(500, "internal error; the daemon's log has it", None)
+            return json_error(500, "internal error; the daemon's log has it")
 
     return answer
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None) -> web.Response:
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode({"error": message}),
-        content_type="application/json",
-        headers=headers,
-    )

@@ -11,9 +11,9 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 
-import msgspec
 from aiohttp import web
 
+from arc.json_answer import json_error
 from arc.metrics import ShardMetrics
 from arc.write_door import CLIENT_LEFT, WriteDoor
 from ingest.errors import IngestError, OverloadedError, TooSlowError
@@ -96,8 +96,7 @@ async def expect(request: web.Request) -> web.Response | None:
     In place of aiohttp's own, which repeats the value, and fails where that is no text.
     """
     if request.headers["Expect"].lower() != "100-continue":
-        body = msgspec.json.encode({"error": "header Expect: wanted 100-continue"})
-        return web.Response(status=417, body=body, content_type="application/json")
+        return json_error(417, "header Expect: wanted 100-continue")
     assert request.transport is not None
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None

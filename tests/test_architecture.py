@@ -45,7 +45,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("testing",),
     ),
     "arc": (
-        ("config", "logs", "memory", "metrics_table", "ports", "runtime", "version"),
+        ("config", "json_answer", "logs", "memory", "metrics_table", "ports", "runtime", "version"),
         ("banner", "handshake", "metrics", "import_job"),
         ("child", "template", "exposition", "lag", "write_routes", "otlp_answers", "query"),
         ("write_door",),

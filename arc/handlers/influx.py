@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-import msgspec
 from aiohttp import web
 
+from arc.json_answer import json_answer, json_error
 from arc.version import VERSION
 
 #: Clients look at this to choose a dialect; that of 1.8 is the one that is spoken here.
@@ -25,7 +25,7 @@ _MAX_STATEMENT_BYTES = 64 * 2**10
 async def ping(request: web.Request) -> web.Response:
     """`GET` and `HEAD /ping`: 204, or with `verbose=true` 200 and the version as JSON."""
     if request.query.get("verbose", "") not in ("", "0", "false"):
-        return _json({"version": INFLUXDB_VERSION})
+        return json_answer({"version": INFLUXDB_VERSION}, headers=_HEADERS)
     return web.Response(status=204, headers=_HEADERS)
 
 
@@ -35,14 +35,5 @@ async def query(request: web.Request) -> web.Response:
     if not statement and (request.content_length or 0) <= _MAX_STATEMENT_BYTES:
         statement = str((await request.post()).get("q", ""))
     if _MAKES_DATABASE.match(statement):
-        return _json({"results": [{"statement_id": 0}]})
-    return _json({"error": f"InfluxQL is not spoken here; got {statement[:80]!r}"}, 400)
-
-
-def _json(content: object, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(content),
-        status=status,
-        content_type="application/json",
-        headers=_HEADERS,
-    )
+        return json_answer({"results": [{"statement_id": 0}]}, headers=_HEADERS)
+    return json_error(400, f"InfluxQL is not spoken here; got {statement[:80]!r}", _HEADERS)

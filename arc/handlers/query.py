@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
-import msgspec
 from aiohttp import web
 
+from arc.json_answer import json_answer
 from arc.query.socket_path import SocketPath, SocketPathError
 
 #: What the query process answers; the same list as `arc.query.server.PATHS`.
@@ -156,9 +156,5 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _refusal(status: int, message: str, retry_after_s: int = 0) -> web.Response:
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode({"success": False, "error": message}),
-        content_type="application/json",
-        headers={"Retry-After": str(retry_after_s)} if retry_after_s else None,
-    )
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    return json_answer({"success": False, "error": message}, status, headers)

@@ -6,10 +6,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
 from arc.exposition import CONTENT_TYPE, render, summary
+from arc.json_answer import json_answer
 from arc.runtime import DAEMON_JSON
 from arc.version import VERSION
 from arc.write_door import WriteDoor
@@ -40,7 +40,7 @@ class StatusHandlers:
     async def health(self, request: web.Request) -> web.Response:
         """`GET /health`: the process answers. Always 200, also while writes are refused."""
         uptime_s = time.monotonic() - self._started_s
-        return _json(
+        return json_answer(
             {
                 "status": "ok",
                 "name": "arc",  # where clients of InfluxDB 2 look
@@ -61,8 +61,8 @@ class StatusHandlers:
         """
         reason = self._refusal() or self._starting()
         if reason is None:
-            return _json({"status": "ready"})
-        return _json({"status": "not ready", "error": reason}, 503, {"Retry-After": "1"})
+            return json_answer({"status": "ready"})
+        return json_answer({"status": "not ready", "error": reason}, 503, {"Retry-After": "1"})
 
     def _refusal(self) -> str | None:
         """Why no write is taken at present; None when they are."""
@@ -86,22 +86,11 @@ class StatusHandlers:
 
     async def stats(self, request: web.Request) -> web.Response:
         """`GET /api/v1/write/msgpack/stats`: the plain counters as JSON."""
-        return _json({"success": True, "stats": summary(self._run_dir)})
+        return json_answer({"success": True, "stats": summary(self._run_dir)})
 
     async def spec(self, request: web.Request) -> web.Response:
         """`GET /api/v1/write/msgpack/spec`: what the door takes, for tools and people."""
-        return _json(SPEC)
-
-
-def _json(
-    content: object, status: int = 200, headers: dict[str, str] | None = None
-) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(content),
-        status=status,
-        content_type="application/json",
-        headers=headers,
-    )
+        return json_answer(SPEC)
 
 
 SPEC = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-import msgspec
 from aiohttp import web
 
+from arc.json_answer import json_answer
 from ingest.pipeline import Pipeline
 
 
@@ -48,4 +48,4 @@ class TableHandlers:
 def _json(content: dict[str, object], count: int, started_s: float) -> web.Response:
     took_ms = round((time.monotonic() - started_s) * 1000, 3)
     content |= {"count": count, "execution_time_ms": took_ms}
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+    return json_answer(content)

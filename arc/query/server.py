@@ -23,6 +23,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
+from arc.json_answer import JSON, json_answer
 from arc.query.runner import Runner
 from ingest.errors import ClientError, IngestError, OverloadedError, PayloadError, TooLargeError
 from ingest.query.answers import ArrowEncoder, RowEncoder, around_rows
@@ -32,7 +33,7 @@ from ingest.query.errors import QueryCancelledError, QueryLimitError, ResultTooL
 PATH = "/api/v1/query"
 PATHS = (PATH, f"{PATH}/msgpack", f"{PATH}/arrow", f"{PATH}/estimate")
 
-JSON, MSGPACK = "application/json", "application/msgpack"
+MSGPACK = "application/msgpack"
 ARROW = "application/vnd.apache.arrow.stream"
 
 DEFAULT_DATABASE = "default"
@@ -166,7 +167,7 @@ class QueryServer:
             "warning_message": _warning(rows, level, is_exact),
             "execution_time_ms": round((time.monotonic() - ask.started_s) * 1000, 3),
         }
-        return web.Response(body=msgspec.json.encode(content), content_type=JSON)
+        return json_answer(content)
 
     async def _count(self, ask: Ask) -> tuple[int, bool]:
         """The rows of a query, and whether they were counted."""
@@ -328,7 +329,7 @@ def _refusal(error: IngestError, more: dict[str, Any]) -> web.Response:
 
 def _json_error(status: int, message: str, more: dict[str, Any] | None = None) -> web.Response:
     content = {"success": False, "error": message} | (more or {})
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type=JSON)
+    return json_answer(content, status)
 
 
 def _cut_off(request: web.Request) -> None:
