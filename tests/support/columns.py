@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,24 @@ def batch(
     times = Column(ColumnType.INT64, np.arange(first_us, first_us + rows[0]))
     all_columns: dict[str, Column | None] = {"time": times, **columns}
     return assemble(measurement, rows[0], all_columns, frozenset(tags), 0, None)
+
+
+def to_rows(batch: ColumnBatch) -> list[dict[str, Any]]:
+    """Each row of a batch: `time` in µs, and what is not null."""
+    columns = {name: _values(column) for name, column in batch.columns.items()}
+    return [
+        {"time": int(time_us)}
+        | {name: values[i] for name, values in columns.items() if values[i] is not None}
+        for i, time_us in enumerate(batch.time_us)
+    ]
+
+
+def _values(column: Column) -> list[Any]:
+    values: list[Any] = column.values.tolist()
+    if column.offsets is not None:
+        data, ends = column.values.tobytes(), column.offsets.tolist()
+        values = [data[a:b] for a, b in pairwise(ends)]
+        if column.type is ColumnType.UTF8:
+            values = [value.decode() for value in values]
+    present = [True] * len(values) if column.validity is None else column.validity.tolist()
+    return [value if there else None for value, there in zip(values, present, strict=True)]
