@@ -34,8 +34,10 @@ NO_LIMIT = 2**62
 SEGMENTS_IN_LOG, MIN_SEGMENT_BYTES = 4, 64 * KIB
 
 ENV_PREFIX = "ARC_"
-#: Variables with our prefix that are no settings: the TOML file, and the Python of start.sh.
-OTHER_ENV_NAMES = frozenset({"ARC_CONFIG", "ARC_PYTHON"})
+#: Variables with our prefix that are no settings of the daemon: the TOML file, the Python of
+#: start.sh, and what producers read (arc/client/settings.py).
+OTHER_ENV_NAMES = frozenset({"ARC_CONFIG", "ARC_PYTHON", "ARC_URL", "ARC_TOKEN", "ARC_DATABASE"})
+CLIENT_ENV_PREFIX = "ARC_CLIENT_"
 
 _SIZE_UNITS = {
     "": 1, "B": 1,
@@ -585,7 +587,8 @@ def _from_file(path: str, problems: list[str]) -> dict[str, _Given]:
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
     names = {field.env_name: field for field in fields()}
-    ours = {name for name in environ if name.startswith(ENV_PREFIX)} - OTHER_ENV_NAMES
+    prefixed = {name for name in environ if name.startswith(ENV_PREFIX)} - OTHER_ENV_NAMES
+    ours = {name for name in prefixed if not name.startswith(CLIENT_ENV_PREFIX)}
     problems.extend(
         _unknown(name, environ[name], "the environment", names)
         for name in sorted(ours - names.keys())

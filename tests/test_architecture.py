@@ -45,7 +45,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("testing",),
     ),
     "arc": (
-        ("config", "json_answer", "logs", "memory", "metrics_table", "ports", "runtime", "version"),
+        (
+            *("config", "json_answer", "logs", "memory", "metrics_table", "ports", "runtime"),
+            *("client", "version"),
+        ),
         ("banner", "handshake", "metrics", "import_job"),
         ("child", "template", "exposition", "lag", "write_routes", "otlp_answers", "query"),
         ("write_door",),
@@ -71,6 +74,14 @@ STRANGERS: dict[str, tuple[frozenset[str], str]] = {
     "arc": (OUTSIDE | {"ingest.testing", "pyarrow"}, "arc/ holds no Arrow logic and no fakes"),
 }
 
+# What a part of a package must not import, instead of what its package must not.
+STRANGERS_OF_PARTS: dict[str, tuple[frozenset[str], str]] = {
+    "arc.client": (
+        OUTSIDE | {"ingest", "aiohttp", "duckdb", "numba", "pandas", "polars", "uvloop"},
+        "producers import arc.client alone, and it knows nothing of the daemon",
+    ),
+}
+
 # Beyond the dependencies of the product: what only its users' tests import.
 FOR_TESTS_ONLY = {"ingest.testing": frozenset({"hypothesis"})}
 
@@ -78,7 +89,7 @@ FOR_TESTS_ONLY = {"ingest.testing": frozenset({"hypothesis"})}
 IMPORTED_AS = {"opentelemetry-proto": "opentelemetry", "protobuf": "google"}
 
 # arc.template tells NumPy by it to start no threads.
-READS_ENVIRONMENT = frozenset({"arc.config", "arc.template"})
+READS_ENVIRONMENT = frozenset({"arc.client.settings", "arc.config", "arc.template"})
 ENVIRONMENT = frozenset({"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"})
 
 # Calls that do work, or make something shared and changing, when they run at import.
@@ -192,7 +203,8 @@ def layer_violations(source: Source, known: frozenset[str]) -> Iterator[str]:
 
 def stranger_violations(source: Source, known: frozenset[str]) -> Iterator[str]:
     """Imports of what the package must not know."""
-    strangers, why = STRANGERS[source.package]
+    part = ".".join(source.module.split(".")[:2])
+    strangers, why = STRANGERS_OF_PARTS.get(part, STRANGERS[source.package])
     for target, line in imports(source, known):
         if any(f"{target}.".startswith(f"{stranger}.") for stranger in strangers):
             yield f"{source.module}:{line} imports {target}: {why}"
@@ -242,7 +254,7 @@ def environment_violations(source: Source) -> Iterator[str]:
         else:
             continue
         if found:
-            yield f"{source.module}:{node.lineno} reads the environment: only arc/config.py may"
+            yield f"{source.module}:{node.lineno} reads the environment: only settings modules may"
 
 
 def import_time_violations(source: Source) -> Iterator[str]:

@@ -211,6 +211,7 @@ def test_names_of_the_environment_are_case_sensitive() -> None:
 
 def test_variables_for_others_are_left_alone() -> None:
     environ = {"ARC_PYTHON": "/usr/bin/python3", "ARCHIVE": "1", "HOME": "/root"}
+    environ |= {"ARC_URL": "http://daemon:8000", "ARC_CLIENT_BATCH_ROWS": "500"}
     assert load({}, None, environ).config == Config()
 
 
