@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import typer.main
 
 from arc.cli import build_app
+from arc.client.settings import ENV_PREFIX, Settings
 from arc.config import OTHER_ENV_NAMES, fields
 from arc.metrics_table import METRICS, REASONS
 from benchmarks.load import cli as load_cli
@@ -131,6 +132,7 @@ def test_every_setting_is_described_with_its_names_default_and_unit() -> None:
 
 def test_no_page_names_a_setting_that_there_is_not() -> None:
     known = {field.env_name for field in fields()} | OTHER_ENV_NAMES
+    known |= {ENV_PREFIX + name.upper() for name in Settings.__struct_fields__} | {ENV_PREFIX}
     unknown = {
         (str(path), name)
         for path, text in pages().items()
