@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-import pytest
 
 from ingest.columns import ColumnBatch, ColumnType
 from ingest.limits import Limits
 from ingest.msgpack_slow import decode_slow
+from ingest.timestamps import TimeUnit
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "host_metrics.py"
 
@@ -103,9 +104,10 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def decoded(body: bytes) -> dict[str, ColumnBatch]:
-    """The batches of a body by measurement, as the daemon's plain decoder reads them."""
-    return {batch.measurement: batch for batch in decode_slow(body, 0, Limits())}
+def decoded(request: Request) -> dict[str, ColumnBatch]:
+    """The batches of a request by measurement, as the daemon's plain decoder reads them."""
+    unit = TimeUnit(request.headers["x-arc-time-unit"])
+    return {batch.measurement: batch for batch in decode_slow(request.body, 0, Limits(), unit)}
 
 
 def texts(batch: ColumnBatch, name: str) -> list[str]:
@@ -127,7 +129,7 @@ def test_one_tick_is_this_machines_own_counters() -> None:
     assert process.returncode == 0, stderr
     assert request.path == "/api/v1/write/msgpack"
     assert request.headers["x-arc-database"] == "lab"
-    batches = decoded(request.body)
+    batches = decoded(request)
     assert {"cpu", "memory", "network", "load"} <= set(batches)
     assert set(batches) <= {"cpu", "memory", "disk_io", "disk_usage", "network", "load"}
     for batch in batches.values():
@@ -144,7 +146,7 @@ def test_each_core_network_and_memory_has_a_row() -> None:
     with stand_in() as server:
         start("--url", server.url, "--once", "--interval", "0.01").communicate()
         [request] = server.taken()
-    batches = decoded(request.body)
+    batches = decoded(request)
     cores = [f"cpu{core}" for core in range(psutil.cpu_count())]
     assert texts(batches["cpu"], "device") == ["all", *cores]
     assert batches["cpu"].columns["idle"].type is ColumnType.FLOAT64
@@ -161,41 +163,60 @@ def test_ticks_share_one_connection() -> None:
         requests = server.taken()
     assert len(requests) == 3
     assert len({request.client for request in requests}) == 1
-    times = [decoded(request.body)["load"].time_us[0] for request in requests]
+    times = [decoded(request)["load"].time_us[0] for request in requests]
     assert times == sorted(set(times))
 
 
-def test_a_busy_daemon_gets_the_same_rows_again() -> None:
+def test_a_busy_daemon_gets_the_same_request_again() -> None:
     with stand_in(statuses=(503, 503)) as server:
         stdout, _ = start("--url", server.url, "--once", "--interval", "0.01").communicate()
-        bodies = [request.body for request in server.taken()]
-    assert len(bodies) == 3
-    assert len(set(bodies)) == 1
-    assert stdout.count("busy") == 2
+        requests = server.taken()
+    assert len(requests) == 3
+    assert len({(request.body, request.headers["idempotency-key"]) for request in requests}) == 1
     assert "1 ticks" in stdout
 
 
-def test_it_waits_for_a_daemon_that_is_not_there_yet() -> None:
+def test_it_goes_on_until_the_daemon_is_there() -> None:
     with socket.socket() as holder:  # bound and not listening: whoever connects is refused
         holder.bind(("127.0.0.1", 0))
         port = holder.getsockname()[1]
-        process = start("--url", f"http://127.0.0.1:{port}", "--once", "--interval", "0.01")
+        process = start("--url", f"http://127.0.0.1:{port}", "--count", "2", "--interval", "0.01")
         assert process.stdout is not None
-        while "not reachable" not in (line := process.stdout.readline()):
-            assert line
-    assert "./start.sh native" in line
-    with stand_in(port):
+        lines = [process.stdout.readline() for _ in range(3)]
+    assert "rows wait: " in lines[1]
+    assert "refused" in lines[1]
+    assert "./start.sh native" in lines[1]
+    assert int(lines[2].split()[0]) > int(lines[1].split()[0])
+    with stand_in(port) as server:
         stdout, stderr = process.communicate()
+        ticks = {decoded(request)["load"].num_rows for request in server.taken()}
     assert process.returncode == 0, stderr
-    assert "1 ticks" in stdout
+    assert ticks <= {1, 2}
+    assert re.search(r"^2 ticks: (\d+) rows sent, \1 acknowledged\.$", stdout, re.MULTILINE)
 
 
 def test_a_refusal_ends_it_with_the_daemons_words() -> None:
-    with stand_in(statuses=(400,)) as server:
+    with stand_in(statuses=(401,)) as server:
         process = start("--url", server.url, "--interval", "0.01")
-        _, stderr = process.communicate()
+        stdout, stderr = process.communicate()
     assert process.returncode == 1
-    assert 'refused with 400: {"error": "said the stand-in"}' in stderr
+    assert "refused with 401: said the stand-in" in stderr
+    assert "Traceback" not in stderr
+    assert ", 0 acknowledged." in stdout
+
+
+def test_an_interrupt_while_the_daemon_is_away_says_what_was_not_acknowledged() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        process = start("--url", f"http://127.0.0.1:{holder.getsockname()[1]}")
+        assert process.stdout is not None
+        while "rows wait" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 1
+    assert ", 0 acknowledged." in stdout
+    assert "the client was closed before" in stderr
     assert "Traceback" not in stderr
 
 
@@ -210,16 +231,16 @@ def test_an_interrupt_ends_it_with_the_totals() -> None:
     assert "duckdb" in stdout
 
 
-@pytest.mark.parametrize("package", ["arc", "ingest", "benchmarks"])
-def test_the_example_stands_on_its_own(package: str) -> None:
+def test_of_this_repository_the_example_imports_the_client_alone() -> None:
     text = SCRIPT.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     modules = {
-        name.partition(".")[0]
+        name
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
             [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
         )
     }
-    assert package not in modules
+    ours = {name for name in modules if name.partition(".")[0] in ("arc", "ingest", "benchmarks")}
+    assert ours == {"arc.client"}
