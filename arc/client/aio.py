@@ -8,6 +8,8 @@ threads of the client's own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from arc.client.client import WRITE_TIMEOUT_S, Client, OnError
+from arc.client.client import WRITE_TIMEOUT_S, Client, OnError, _deadline
 from arc.client.errors import ArcClientError
 from arc.client.reports import together
 from arc.client.series import Series, checked_shape
@@ -83,8 +85,12 @@ class AsyncClient:
         self._client, self._engine = client, client._engine
         self._calls, self._rows = client._calls, client._rows
         self._done = _Done()
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="arc-client-call")
+        self._new_threads()
         self.settings = client.settings
+
+    def _new_threads(self) -> None:
+        self._pid = os.getpid()
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="arc-client-call")
 
     # ----------------------------------------------------------------------------- one row
 
@@ -110,7 +116,19 @@ class AsyncClient:
         return _Room(self._wait_for_room)
 
     async def _wait_for_room(self) -> None:
-        await self._in_thread(self._engine.intake.wait_for_room)
+        loop = asyncio.get_running_loop()
+        room = loop.create_future()
+
+        def wake() -> None:
+            if not room.done():
+                room.set_result(None)
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
+                loop.call_soon_threadsafe(wake)
+
+        self._engine.intake.when_room(tell)
+        await room
 
     def declare(
         self, measurement: str, *, tags: Iterable[str] = (), fields: Iterable[str] = ()
@@ -201,9 +219,9 @@ class AsyncClient:
         self, encode: Callable[[], Iterable[Batch]], wait: bool, timeout: float | None
     ) -> int:
         if not wait:
-            return await self._in_thread(lambda: sum(self._engine.put(batch) for batch in encode()))
+            return await self._in_thread(lambda: self._engine.put_unwatched(encode()))
         ticket = Ticket()
-        deadline_s = None if timeout is None else time.monotonic() + timeout
+        deadline_s = _deadline(timeout)
         try:
             num_rows = await self._in_thread(
                 lambda: self._engine.put_all(encode(), ticket, deadline_s)
@@ -222,27 +240,41 @@ class AsyncClient:
         try:
             errors = await asyncio.wait_for(settled, left_s)
         except TimeoutError:
-            raise self._engine.overdue(ticket, timeout or 0.0) from None
+            errors = []
+            if (error := self._engine.overdue(ticket, timeout or 0.0)) is not None:
+                raise error from None
         if errors:
             raise together(errors)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
+        if self._engine.intake.is_closed:  # the call says so, or gives back what is left
+            return await self._in_own_thread(call)
+        if self._pid != os.getpid():  # a forked child has none of its parent's threads
+            self._new_threads()
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def _in_own_thread(self, call: Callable[[], T]) -> T:
+        """As `_in_thread`, for what must not wait until other calls have found room."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="arc-client-call")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, call)
+        finally:
+            thread.shutdown(wait=False)
 
     # ------------------------------------------------------------------------- all of them
 
     async def flush(self, timeout: float | None = None) -> bool:
         """As `Client.flush`."""
-        return await self._in_thread(lambda: self._client.flush(timeout))
+        return await self._in_own_thread(lambda: self._client.flush(timeout))
 
     async def checkpoint(self, timeout: float | None = None) -> bool:
         """As `Client.checkpoint`."""
-        return await self._in_thread(lambda: self._client.checkpoint(timeout))
+        return await self._in_own_thread(lambda: self._client.checkpoint(timeout))
 
     async def close(self, timeout: float | None = None) -> bool:
         """As `Client.close`."""
         try:
-            return await self._in_thread(lambda: self._client.close(timeout))
+            return await self._in_own_thread(lambda: self._client.close(timeout))
         finally:
             self._threads.shutdown(wait=False)
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from arc.client.batch import WRITE_MSGPACK, Batch, Kind
 from arc.client.errors import ArcClientError, ClosedError, QueueFullError, UsageError
+from arc.client.forks import FORKS
 from arc.client.isolation import Isolation
 from arc.client.records import Collector, Group, Reader, encode_groups, halves
 from arc.client.refusal import RefusedError
@@ -80,7 +79,7 @@ class BufferedWriter:
         self._engine, self._settings = client._engine, client.settings
         self._batch_size, self._flush_interval_s = batch_size, float(flush_interval)
         self._start_empty()
-        _follow_forks(self)
+        FORKS.follow(self)
         atexit.register(self._close_at_exit)
         self._engine.before_close.append(self._flush)
 
@@ -249,7 +248,7 @@ class BufferedWriter:
 
     def _hand_over(self, deadline_s: float | None) -> None:
         with self._sole_sender(deadline_s):
-            self._tickets = [ticket for ticket in self._tickets if not ticket.future.done()]
+            self._tickets = [t for t in self._tickets if t.is_left or not t.future.done()]
             while self._ready:
                 ticket = Ticket()
                 # A copy: what found no room is offered again as it is.
@@ -346,7 +345,9 @@ class BufferedWriter:
             except TimeoutError:
                 return False
         left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        return not wait([ticket.future for ticket in self._tickets], left_s).not_done
+        tickets = list(self._tickets)
+        is_done = not wait([ticket.future for ticket in tickets], left_s).not_done
+        return is_done and not any(ticket.is_left for ticket in tickets)
 
     def close(self, timeout: float | None = None) -> bool:
         """Flush, and take no more rows. A second call does nothing.
@@ -391,8 +392,14 @@ class BufferedWriter:
         if self.pending_count:
             logger.error("%d rows of a buffered writer were not sent", self.pending_count)
 
-    def forget(self) -> None:
-        """In a forked child: the rows are the parent's."""
+    def before_fork(self) -> None:
+        """Nothing: in the child all is made anew."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """The rows are the parent's."""
         flags = self._is_closed, self._is_left
         self._start_empty()
         self._is_closed, self._is_left = flags
@@ -533,13 +540,3 @@ def joined(batches: list[Batch]) -> Batch:
     body = first.body if len(batches) == 1 else b"".join(batch.body for batch in batches)
     rows = sum(batch.rows for batch in batches)
     return Batch(first.kind, first.target, first.headers, body, rows, what)
-
-
-def _follow_forks(writer: BufferedWriter) -> None:
-    alive = weakref.ref(writer)
-
-    def forget() -> None:
-        if (found := alive()) is not None:
-            found.forget()
-
-    os.register_at_fork(after_in_child=forget)

@@ -12,6 +12,7 @@ What is done where: `intake` (rows without a lock), `pump` and `rows` (rows to b
 from __future__ import annotations
 
 import atexit
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import time_ns
@@ -299,7 +300,7 @@ class Client:
 
     def _write(self, batches: Iterable[Batch], wait: bool, timeout: float | None) -> int:
         if not wait:
-            return sum(self._engine.put(batch) for batch in batches)
+            return self._engine.put_unwatched(batches)
         ticket, deadline_s = Ticket(), _deadline(timeout)
         try:
             num_rows = self._engine.put_all(batches, ticket, deadline_s)
@@ -314,7 +315,9 @@ class Client:
         try:
             errors = ticket.future.result(left_s)
         except TimeoutError:
-            raise self._engine.overdue(ticket, timeout or 0.0) from None
+            errors = []
+            if (error := self._engine.overdue(ticket, timeout or 0.0)) is not None:
+                raise error from None
         if errors:
             raise together(errors)
 
@@ -398,4 +401,6 @@ class Client:
 
 
 def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+    if timeout is None or timeout > threading.TIMEOUT_MAX / 2:  # math.inf: no lock takes it
+        return None
+    return time.monotonic() + timeout

@@ -7,7 +7,7 @@ pyarrow, nothing else does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arc.client.batch import Batch
@@ -78,10 +78,14 @@ class Encoders:
         measurement: str | None,
         time_unit: str | None,
     ) -> Iterable[Batch]:
-        """Batches of `write_records`."""
+        """Batches of `write_records`.
+
+        Records that are in memory are all looked at before the first is sent, so that a bad one
+        refuses the call; what comes from an iterator is sent as it comes.
+        """
         from arc.client.records import encode_records
 
-        return encode_records(
+        batches = encode_records(
             records,
             measurement,
             time_unit=time_unit,
@@ -89,9 +93,11 @@ class Encoders:
             batch_rows=self._rows,
             batch_bytes=self._bytes,
         )
+        return list(batches) if isinstance(records, Sequence) else batches
 
     def lines(self, lines: str | bytes | Iterable[str], precision: str) -> Iterable[Batch]:
-        """Batches of `write_line_protocol`."""
+        """Batches of `write_line_protocol`; checked and sent as `records` are."""
         from arc.client.records import encode_lines
 
-        return encode_lines(lines, precision, batch_rows=self._rows, batch_bytes=self._bytes)
+        batches = encode_lines(lines, precision, batch_rows=self._rows, batch_bytes=self._bytes)
+        return list(batches) if isinstance(lines, Sequence) else batches

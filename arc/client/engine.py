@@ -13,7 +13,6 @@ import re
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from arc.client.batch import Batch, Kind
 from arc.client.encoders import Encoders
 from arc.client.errors import ClosedError, UsageError
+from arc.client.forks import FORKS
 from arc.client.intake import Intake
 from arc.client.isolation import Isolation
 from arc.client.outbox import Outbox
@@ -69,7 +69,7 @@ class Engine:
         self._settings, self._ssl_context = settings, ssl_context
         self._endpoint: Endpoint = Endpoint.parse(settings.url)
         encode_headers(self._headers())  # a token that no header can carry is refused here
-        self.reports = Reports(on_error)
+        self.reports = Reports(on_error, settings.max_queued_bytes)
         self.dialects: dict[str, Dialect] = {}
         self.before_close: list[Callable[[float | None], object]] = []
         self.intake = Intake(
@@ -85,11 +85,12 @@ class Engine:
             settings.max_queued_bytes, settings.when_full, self._spill, self.reports
         )
         self._pump: Pump | None = None
+        self._is_starting = False
         self._senders: list[Sender] = []
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close what is closing
         self._outcome: bool | None = None
         self._new_identity()
-        _follow_forks(self)
+        FORKS.follow(self)
         if self._take_recovered():
             self.start()
 
@@ -126,30 +127,37 @@ class Engine:
             self._start_threads()
 
     def _start_threads(self) -> None:
+        with self.intake.changed:
+            # A signal handler that logs may come amid the first start, in the same thread.
+            if self._pump is not None or self._is_starting:
+                return
+            self._is_starting = True
+            try:
+                self._start_all()
+            finally:
+                self._is_starting = False
+
+    def _start_all(self) -> None:
         from arc.client.pump import Pump
         from arc.client.sender import Sender
         from arc.client.transport import default_ssl_context
 
-        with self.intake.changed:
-            if self._pump is not None:
-                return
-            self._reopen_spill()
-            if self._ssl_context is None and self._endpoint.scheme == "https":
-                self._ssl_context = default_ssl_context()
-            self._pump = Pump(
-                self._settings, self.intake, self.outbox, self.reports, self.prepare, self.dialects
-            )
-            give_up_s = self._settings.give_up_s
-            self._senders = [
-                Sender(self.outbox, self._connect, give_up_s)
-                for _ in range(self._settings.connections)
-            ]
-            self._pump.start()
-            for sender in self._senders:
-                sender.start()
-            threads = [self._pump.thread, *(sender.thread for sender in self._senders)]
-            self.intake.own_threads = frozenset(thread.ident for thread in threads)
-            self._close_with_process()
+        self._reopen_spill()
+        if self._ssl_context is None and self._endpoint.scheme == "https":
+            self._ssl_context = default_ssl_context()
+        # One by one: a process with too many threads may start some, and the others later.
+        while len(self._senders) < self._settings.connections:
+            sender = Sender(self.outbox, self._connect, self._settings.give_up_s)
+            sender.start()
+            self._senders.append(sender)
+        pump = Pump(
+            self._settings, self.intake, self.outbox, self.reports, self.prepare, self.dialects
+        )
+        pump.start()
+        self._pump = pump
+        threads = [pump.thread, *(sender.thread for sender in self._senders)]
+        self.intake.own_threads = frozenset(thread.ident for thread in threads)
+        self._close_with_process()
 
     def _close_with_process(self) -> None:
         """Children of `multiprocessing` end without `atexit`: they have a list of their own."""
@@ -213,6 +221,8 @@ class Engine:
         ticket: Ticket | None = None,
         deadline_s: float | None = None,
         isolation: Isolation | None = None,
+        *,
+        may_raise: bool = True,
     ) -> int:
         """Take a batch of a `write_*` call.
 
@@ -221,6 +231,7 @@ class Engine:
             ticket: Told when the batch is settled.
             deadline_s: On the monotonic clock: wait for room until then.
             isolation: Its rows are of callers that know nothing of each other.
+            may_raise: Under `when_full="raise"`: rather raise than wait.
 
         Returns:
             Its rows.
@@ -235,7 +246,11 @@ class Engine:
         self.start()
         prepared = self.prepare(batch)
         self.outbox.put(
-            prepared, ticket=ticket, isolation=isolation, deadline_s=deadline_s, may_raise=True
+            prepared,
+            ticket=ticket,
+            isolation=isolation,
+            deadline_s=deadline_s,
+            may_raise=may_raise,
         )
         return batch.rows
 
@@ -246,32 +261,62 @@ class Engine:
             Their rows.
 
         Raises:
-            RefusedError: one found no room in time; the caller withdraws those before it.
-            ClosedError: as `put`.
-            QueueFullError: as `put`.
+            RefusedError: one found no room in time, or the client was closed meanwhile; it has
+                those before it in `others`, which are not sent any more.
+            ClosedError: as `put`, for the first.
+            QueueFullError: as `put`, for the first. A call that has begun waits for the others.
         """
         num_rows = 0
         for batch in batches:
             try:
-                num_rows += self.put(batch, ticket, deadline_s)
-            except TimeoutError:
+                num_rows += self.put(batch, ticket, deadline_s, may_raise=not num_rows)
+            except (TimeoutError, ClosedError) as error:
+                if isinstance(error, ClosedError) and not num_rows:
+                    raise
                 words = "no room among what waits, in the time set"
-                raise RefusedError(words, batch, retryable=True) from None
+                words = words if isinstance(error, TimeoutError) else str(error)
+                refusal = RefusedError(words, batch, retryable=True)
+                raise together([refusal, *self._taken_back(ticket, words)]) from None
         ticket.seal()
         return num_rows
 
-    def overdue(self, ticket: Ticket, timeout: float) -> RefusedError:
-        """Take back what a call no longer waits for, and the error to raise for it."""
+    def put_unwatched(self, batches: Iterable[Batch]) -> int:
+        """Take all batches of a call that does not wait for the answers.
+
+        Returns:
+            Their rows.
+
+        Raises:
+            ClosedError: as `put`.
+            QueueFullError: as `put`, for the first. A call that has begun waits for the others.
+        """
+        num_rows = 0
+        for batch in batches:
+            num_rows += self.put(batch, may_raise=not num_rows)
+        return num_rows
+
+    def overdue(self, ticket: Ticket, timeout: float) -> RefusedError | None:
+        """Take back what a call no longer waits for.
+
+        Returns:
+            The error to raise; None: all of it was acknowledged in the last moment.
+        """
         words = f"not acknowledged within {timeout:g} s"
         if (last := self.outbox.counts.last_error) is not None:
             words += f"; the last failure: {last}"
-        errors = [
+        errors = self._taken_back(ticket, words)
+        return together(errors) if errors else None
+
+    def _taken_back(self, ticket: Ticket, words: str) -> list[RefusedError]:
+        """What was refused of a call before, and what is not settled, which is sent no more."""
+        taken_back = self.outbox.withdraw(ticket)
+        errors = ticket.errors()
+        told = {id(error.batch) for error in errors}
+        return errors + [
             RefusedError(words, batch, retryable=True, in_doubt=in_doubt)
-            for batch, in_doubt in self.outbox.withdraw(ticket)
+            for batch, in_doubt in taken_back
+            if id(batch) not in told
         ]
-        if not errors:  # all of it was settled between the time-out and now
-            errors = ticket.future.result(0)
-        return together(errors)
 
     # --------------------------------------------------------------------------- all of them
 
@@ -302,15 +347,19 @@ class Engine:
         self._check_thread("close")
         with self._closing:
             if self._outcome is None:
-                deadline_s = time.monotonic() + timeout_s
-                for flush in list(self.before_close):
-                    flush(deadline_s)
-                self.intake.close()
-                is_idle = self._pump is None and not self.intake.waiting_rows()
-                if not is_idle and self.intake.drain(deadline_s):
-                    self.outbox.wait_settled(deadline_s)
+                self._send_rest(time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX / 2))
+            if self._outcome is None:  # unless a signal handler has come to the end of it
+                self._outcome = False  # for who asks in `on_error`, in this thread
                 self._outcome = self._end()
             return self._outcome
+
+    def _send_rest(self, deadline_s: float) -> None:
+        for flush in list(self.before_close):
+            flush(deadline_s)
+        self.intake.close()
+        is_idle = self._pump is None and not self.intake.waiting_rows()
+        if self._outcome is None and not is_idle and self.intake.drain(deadline_s):
+            self.outbox.wait_settled(deadline_s)
 
     def _check_thread(self, verb: str) -> None:
         if threading.get_ident() in self.intake.own_threads:
@@ -325,6 +374,9 @@ class Engine:
             self._pump.thread.join()
         for sender in self._senders:
             sender.thread.join(JOIN_S)
+        if self._pump is not None:
+            self._pump.run_once()  # rows of calls that had been let in when the client closed
+        self.intake.own_threads = frozenset()  # others may have these identifiers now
         is_settled = self.outbox.give_back()
         if self._spill is not None:
             self._spill.close()
@@ -371,10 +423,11 @@ class Engine:
         if self._spill is not None:
             self._spill.abandon()
         self._pump, self._senders, self._spill = None, [], None
+        self._is_starting = False
         self.intake.forget()
         self.outbox.forget()
         self.reports.forget()
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._new_identity()
 
 
@@ -382,21 +435,3 @@ def _folder_of(endpoint: Endpoint) -> str:
     readable = re.sub(r"[^A-Za-z0-9.-]", "_", f"{endpoint.scheme}-{endpoint.host}-{endpoint.port}")
     exact = f"{endpoint.scheme} {endpoint.host} {endpoint.port} {endpoint.prefix}"
     return f"{readable[:80]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
-
-
-def _follow_forks(engine: Engine) -> None:
-    """Call the engine around forks, for as long as it lives."""
-    alive = weakref.ref(engine)
-
-    def call(method: Callable[[Engine], None]) -> Callable[[], None]:
-        def hook() -> None:
-            if (found := alive()) is not None:
-                method(found)
-
-        return hook
-
-    os.register_at_fork(
-        before=call(Engine.before_fork),
-        after_in_parent=call(Engine.after_fork_in_parent),
-        after_in_child=call(Engine.after_fork_in_child),
-    )

@@ -6,6 +6,8 @@ and may be offered again. `SpillError`: the disk that holds what waits.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ArcClientError(Exception):
     """Base of every error that the client raises on purpose."""
@@ -30,6 +32,11 @@ class QueueFullError(ArcClientError):
 
     def __init__(self, waiting: int, limit: int, unit: str) -> None:
         super().__init__(f"{waiting} {unit} wait to be sent, the limit is {limit}")
+        self._arguments = waiting, limit, unit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As made: a worker process may raise it."""
+        return type(self), self._arguments
 
 
 class SpillError(ArcClientError):

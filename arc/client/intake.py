@@ -82,6 +82,7 @@ class Intake:
         self._granted = 0  # sum of the marks, in rows
         self._is_pending = self._is_urgent = self._is_closed = False
         self._asked = self._drained = 0
+        self._room_calls: list[Callable[[], object]] = []
 
     def add_queue(self, stride: int, context: Any = None) -> RowQueue:
         """A new queue for rows of `stride` values."""
@@ -120,11 +121,20 @@ class Intake:
                 raise QueueFullError(self.waiting_rows(), self._row_cap, "rows")
             return False
 
-    def wait_for_room(self) -> None:
-        """Return when fewer rows wait than may."""
+    def when_room(self, call: Callable[[], object]) -> None:
+        """Have it called, once and under the lock, when fewer rows wait than may, or at the close.
+
+        It may be now. It must not wait.
+        """
         with self.changed:
-            while self.waiting_rows() >= self._row_cap and not self._is_closed:
-                self.changed.wait(IDLE_S)
+            self._room_calls.append(call)
+            self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        if self._room_calls and (self._is_closed or self.waiting_rows() < self._row_cap):
+            calls, self._room_calls = self._room_calls, []
+            for call in calls:
+                call()
 
     def _grant(self, queue: RowQueue) -> bool:
         if self._is_closed:
@@ -136,9 +146,12 @@ class Intake:
             self._take_back()
         free = self._row_cap - self._granted
         if free <= 0:
-            self._is_urgent = True
+            if not self._is_urgent:  # a pump that lingers would keep all waiting till the end of it
+                self._is_urgent = True
+                self.changed.notify_all()
             return False
-        more = min(self._batch_rows, max(1, free // SHARES))
+        # A share for each queue: to take back what was granted, all of them are looked at.
+        more = min(self._batch_rows, max(1, free // max(SHARES, len(self.queues))))
         self._set_mark(queue, max(queue.mark, len(queue.rows)) + more * queue.stride)
         return True
 
@@ -153,6 +166,8 @@ class Intake:
         """What was granted and is not used may be granted to another queue."""
         for queue in self.queues:
             self._set_mark(queue, len(queue.rows))
+        # A signal handler that logs may have come between two lines of `_set_mark`.
+        self._granted = sum(queue.mark // queue.stride for queue in self.queues)
 
     def _set_mark(self, queue: RowQueue, mark: int) -> None:
         self._granted += mark // queue.stride - queue.mark // queue.stride
@@ -195,6 +210,7 @@ class Intake:
             self._set_mark(queue, max(0, queue.mark - size))
             del queue.rows[:size]
             self.taken_rows += size // queue.stride
+            self._tell_of_room()
             self.changed.notify_all()
         return taken
 
@@ -244,6 +260,7 @@ class Intake:
             self._is_closed = True
             for queue in self.queues:
                 self._set_mark(queue, 0)
+            self._tell_of_room()
             self.changed.notify_all()
 
     @property
@@ -260,3 +277,5 @@ class Intake:
         self._granted = self.taken_rows = 0
         self._asked = self._drained = 0
         self._is_pending = self._is_urgent = False
+        self._room_calls = []
+        self.own_threads = frozenset()  # the child's threads may get the same identifiers

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from arc.client.batch import Batch, Kind
-from arc.client.errors import QueueFullError, SpillError
+from arc.client.errors import ClosedError, QueueFullError, SpillError
 from arc.client.refusal import RefusedError
 from arc.client.settings import Policy
 from arc.client.stats import Counts
@@ -44,12 +44,14 @@ class Entry:
         first_failed_s: On the monotonic clock, when it failed first.
         was_sent: An attempt was begun.
         is_out: An attempt is under way.
+        is_settled: What became of its rows is decided; nothing decides it again.
     """
 
     __slots__ = (
         "batch",
         "first_failed_s",
         "is_out",
+        "is_settled",
         "isolation",
         "order",
         "rows",
@@ -72,7 +74,7 @@ class Entry:
         self.rows, self.size = batch.rows, len(batch.body)
         self.seq = self.order = 0
         self.first_failed_s: float | None = None
-        self.was_sent = self.is_out = False
+        self.was_sent = self.is_out = self.is_settled = False
 
     @property
     def in_doubt(self) -> bool:
@@ -103,7 +105,7 @@ class Outbox:
         self._waiting: deque[Entry] = deque()
         self._unsettled: dict[int, Entry] = {}  # by seq, oldest first
         self._seq = self._bytes = 0
-        self._is_stopped = False
+        self._is_stopped = self._is_ended = False
 
     # ----------------------------------------------------------------------------- coming in
 
@@ -129,18 +131,28 @@ class Outbox:
 
         Raises:
             QueueFullError: no room, and the policy is `raise`. Nothing was taken.
-            TimeoutError: no room in time. Nothing was taken.
+            TimeoutError: no room in time, or the ticket was withdrawn. Nothing was taken.
+            ClosedError: nobody would send it any more. Nothing was taken.
         """
-        while True:
-            slot = self._spilled(batch)
+        entry: Entry | None = None
+        while entry is None:
+            slot = None if self._is_ended else self._spilled(batch)
+            dropped: list[Entry] = []
             with self.changed:
-                if slot is not None or self._is_stopped or self._make_room(len(batch.body)):
+                if self._is_ended:
+                    break
+                if slot is not None or self._is_stopped or self._make_room(batch, dropped):
                     self._count(batch, is_pumped)
-                    self._add(Entry(batch, slot, ticket, isolation))
-                    return
-                if may_raise and self._policy == "raise":
-                    raise QueueFullError(self._bytes, self._max_bytes, "bytes")
-                self._wait(deadline_s)
+                    self._add(entry := Entry(batch, slot, ticket, isolation))
+                elif not dropped:
+                    if may_raise and self._policy == "raise":
+                        raise QueueFullError(self._bytes, self._max_bytes, "bytes")
+                    self._wait(deadline_s, ticket)
+            self._tell_dropped(dropped)
+        if entry is None:
+            if slot is not None and self._spill is not None:
+                self._marked(self._spill.settle, slot)
+            raise ClosedError
 
     def _count(self, batch: Batch, is_pumped: bool) -> None:
         if is_pumped:
@@ -148,9 +160,9 @@ class Outbox:
         else:
             self.counts.written_rows += batch.rows
 
-    def _wait(self, deadline_s: float | None) -> None:
+    def _wait(self, deadline_s: float | None, ticket: Ticket | None) -> None:
         left_s = None if deadline_s is None else deadline_s - time.monotonic()
-        if left_s is not None and left_s <= 0:
+        if (left_s is not None and left_s <= 0) or (ticket is not None and ticket.is_withdrawn):
             raise TimeoutError
         again_s = SPILL_AGAIN_S if self._spill is not None else None
         times_s = [t for t in (left_s, again_s) if t is not None]
@@ -168,19 +180,25 @@ class Outbox:
             self.counts.spilled_rows += batch.rows
         return slot
 
-    def _make_room(self, size: int) -> bool:
-        while self._bytes and self._bytes + size > self._max_bytes:
+    def _make_room(self, batch: Batch, dropped: list[Entry]) -> bool:
+        while self._bytes and self._bytes + len(batch.body) > self._max_bytes:
             if self._policy != "drop_oldest" or not self._waiting:
                 return False
-            self._drop(self._waiting.popleft())
+            entry = self._waiting.popleft()
+            entry.is_settled = True
+            self.counts.dropped_rows += entry.rows
+            self._release(entry)
+            dropped.append(entry)
         return True
 
-    def _drop(self, entry: Entry) -> None:
-        self.counts.dropped_rows += entry.rows
-        self._release(entry)
-        if entry.ticket is not None and entry.batch is not None:
-            words = "dropped, the oldest of too many that wait"
-            entry.ticket.settled(RefusedError(words, entry.batch, retryable=True))
+    def _tell_dropped(self, dropped: list[Entry]) -> None:
+        """Tell who waits for them. Without the lock: who is told may log, or take locks."""
+        for entry in dropped:
+            if entry.ticket is not None and entry.batch is not None:
+                words = "dropped, the oldest of too many that wait"
+                doubt = entry.in_doubt
+                error = RefusedError(words, entry.batch, retryable=True, in_doubt=doubt)
+                entry.ticket.settled(error)
 
     def _add(self, entry: Entry) -> None:
         if entry.ticket is not None:
@@ -210,6 +228,8 @@ class Outbox:
         entries = [
             Entry(part, self._spilled(part), whole.ticket, whole.isolation) for part in parts
         ]
+        if not self._claim(whole):
+            return
         with self.changed:
             for entry in reversed(entries):
                 entry.order = whole.order
@@ -247,7 +267,7 @@ class Outbox:
         assert entry.slot is not None
         try:
             batch = self._spill.load(entry.slot)
-        except (SpillError, OSError) as error:
+        except Exception as error:  # without memory for it, too: a sender must not end of it
             self._not_loaded(entry, error)
             return None
         with self.changed:
@@ -270,17 +290,20 @@ class Outbox:
         in_doubt = entry.was_sent
         self.refused(entry, RefusedError(str(error), placeholder, in_doubt=in_doubt, rows=[]))
 
-    def sending(self, entry: Entry, batch: Batch) -> None:
-        """A batch goes out, for the first time or again."""
+    def sending(self, entry: Entry, batch: Batch) -> bool:
+        """A batch goes out, for the first time or again. False: it was withdrawn, and must not."""
         if self._spill is not None and entry.slot is not None and not entry.was_sent:
             self._marked(self._spill.mark_sent, entry.slot)
         with self.changed:
+            if entry.is_withdrawn:
+                return False
             if entry.was_sent:
                 self.counts.retried_batches += 1
             else:
                 self.counts.sent_rows += entry.rows
             entry.was_sent = entry.is_out = True
         batch.attempts += 1
+        return True
 
     def sent(self, entry: Entry) -> None:
         """An attempt has ended, with an answer or without."""
@@ -315,8 +338,17 @@ class Outbox:
 
     # ------------------------------------------------------------------------------- settled
 
+    def _claim(self, entry: Entry) -> bool:
+        """Whether the caller is the first to settle an entry: a sender may outlive `close`."""
+        with self.changed:
+            is_first = not entry.is_settled
+            entry.is_settled = True
+        return is_first
+
     def acknowledged(self, entry: Entry) -> None:
         """The server has answered for the batch."""
+        if not self._claim(entry):
+            return
         # Its place on disk first: a row that is counted as acknowledged is never sent again.
         self._settle_slot(entry)
         with self.changed:
@@ -327,6 +359,8 @@ class Outbox:
 
     def refused(self, entry: Entry, error: RefusedError) -> None:
         """The batch will not be sent again; its rows go back to whom they came from."""
+        if not self._claim(entry):
+            return
         self._settle_slot(entry)
         # Told first, released then: who waits for the release finds the error.
         if entry.ticket is None:
@@ -340,6 +374,8 @@ class Outbox:
 
     def withdrawn(self, entry: Entry) -> None:
         """The caller has the batch back, and has been told."""
+        if not self._claim(entry):
+            return
         self._settle_slot(entry)
         with self.changed:
             self.counts.refused_rows += entry.rows
@@ -435,18 +471,29 @@ class Outbox:
         Returns:
             Whether everything was settled, so that nothing is left for another process either.
         """
-        entries = list(self._unsettled.values())
+        with self.changed:
+            self._is_ended = True
+            entries = list(self._unsettled.values())
         for entry in entries:
-            if entry.slot is None and entry.batch is not None:
-                entry.slot = self._spilled(entry.batch)
-                if entry.slot is not None and entry.was_sent and self._spill is not None:
-                    self._marked(self._spill.mark_sent, entry.slot)
-            if entry.slot is None and entry.batch is not None:
+            # A call that waits for its rows has them back: the spill must not send them as well.
+            is_callers = entry.ticket is not None and entry.isolation is None
+            if not is_callers:
+                self._leave_on_disk(entry)
+            if is_callers or entry.slot is None:
                 words = "the client was closed before it was acknowledged"
-                doubt = entry.in_doubt
-                error = RefusedError(words, entry.batch, retryable=True, in_doubt=doubt)
+                batch, doubt = self._body_of(entry), entry.in_doubt
+                error = RefusedError(words, batch, retryable=True, in_doubt=doubt)
                 self.refused(entry, error)
+            elif entry.ticket is not None:
+                entry.ticket.is_left = True
+                entry.ticket.settled()
         return not entries
+
+    def _leave_on_disk(self, entry: Entry) -> None:
+        if entry.slot is None and entry.batch is not None:
+            entry.slot = self._spilled(entry.batch)
+            if entry.slot is not None and entry.was_sent and self._spill is not None:
+                self._marked(self._spill.mark_sent, entry.slot)
 
     def queued(self) -> tuple[int, int, int]:
         """Unsettled rows, batches, and bytes of them in memory. The caller holds `changed`."""

@@ -16,7 +16,7 @@ from arc.client.intake import Intake, RowQueue
 from arc.client.isolation import Isolation
 from arc.client.outbox import Outbox
 from arc.client.refusal import RefusedError
-from arc.client.reports import LOGGER, Reports
+from arc.client.reports import Reports, say
 from arc.client.rows import Dialect, Encoded, Refused, encode_calls, encode_series
 from arc.client.settings import Settings
 
@@ -70,7 +70,7 @@ class Pump:
         try:
             encoded, refused = self._encode(queue, rows)
         except Exception as error:
-            logging.getLogger(LOGGER).exception("BUG: rows could not be encoded")
+            say(logging.ERROR, "BUG: rows could not be encoded", exc_info=error)
             encoded, refused = [], _defect(queue, rows, error)
         for part in encoded:
             pile.add(part)
@@ -83,7 +83,12 @@ class Pump:
         what = parts[0].what if len(parts) == 1 else f"{len(parts)} shapes"
         body = parts[0].body if len(parts) == 1 else b"".join(part.body for part in parts)
         batch = Batch(Kind.MSGPACK, WRITE_MSGPACK, HEADERS, body, rows, what)
-        self._outbox.put(self._prepare(batch), isolation=Isolation(), is_pumped=True)
+        try:
+            self._outbox.put(self._prepare(batch), isolation=Isolation(), is_pumped=True)
+        except Exception as error:
+            say(logging.ERROR, "BUG: a batch could not be queued", exc_info=error)
+            words = f"BUG: {type(error).__name__}: {error}"
+            self._report(RefusedError(words, batch, retryable=True))
 
     def _encode(self, queue: RowQueue, rows: list[Any]) -> tuple[list[Encoded], list[Refused]]:
         limits = self._settings.batch_rows, self._settings.batch_bytes
@@ -94,11 +99,15 @@ class Pump:
     def _refuse(self, row: Refused) -> None:
         batch = Batch(Kind.MSGPACK, WRITE_MSGPACK, (), b"", 1, f"measurement {row.measurement!r}")
         given = {"measurement": row.measurement, **row.row}
+        self._report(RefusedError(row.message, batch, rows=[given]))
+
+    def _report(self, error: RefusedError) -> None:
+        """Rows that no batch of the outbox has."""
         with self._outbox.changed:
-            self._outbox.counts.pumped_rows += 1
-            self._outbox.counts.refused_rows += 1
-            self._outbox.counts.last_error = row.message
-        self._reports.refused(RefusedError(row.message, batch, rows=[given]))
+            self._outbox.counts.pumped_rows += error.num_rows
+            self._outbox.counts.refused_rows += error.num_rows
+            self._outbox.counts.last_error = error.message
+        self._reports.refused(error)
 
     def _learn(self, encoded: list[Encoded]) -> None:
         num_rows = sum(part.rows for part in encoded)

@@ -54,6 +54,19 @@ class RefusedError(ArcClientError):
         self.others: list[RefusedError] = []
         self._rows = rows
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As made: a worker process may raise it, and a pool that cannot read it waits for ever."""
+        return _remade, (
+            self.message,
+            self.batch,
+            self.status,
+            self.retryable,
+            self.in_doubt,
+            self._rows,
+            self.others,
+            getattr(self, "__notes__", []),
+        )
+
     @property
     def num_rows(self) -> int:
         """How many rows were refused."""
@@ -69,3 +82,22 @@ class RefusedError(ArcClientError):
         from arc.client.contents import rows_of  # on demand: it needs every decoder
 
         return rows_of(self.batch)
+
+
+def _remade(
+    message: str,
+    batch: Batch,
+    status: int | None,
+    retryable: bool,
+    in_doubt: bool,
+    rows: list[dict[str, Any]] | None,
+    others: list[RefusedError],
+    notes: list[str],
+) -> RefusedError:
+    error = RefusedError(
+        message, batch, status=status, retryable=retryable, in_doubt=in_doubt, rows=rows
+    )
+    error.others = others
+    for note in notes:
+        error.add_note(note)
+    return error

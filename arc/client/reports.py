@@ -6,14 +6,19 @@ itself raised by the next flush or close. Never drops one in silence: each is lo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from arc.client.refusal import RefusedError
 
 #: Errors kept for `flush` to raise; of further ones only their number.
 MAX_KEPT = 1_000
+
+#: Of the batches of these errors: as much as may wait by default.
+MAX_KEPT_BYTES = 64 << 20
 
 #: Further refusals that an error names in words.
 MAX_NOTES = 8
@@ -29,27 +34,39 @@ class Reports:
         on_error: Called in a thread of the client; None keeps the errors.
     """
 
-    def __init__(self, on_error: Callable[[RefusedError], None] | None) -> None:
-        self.on_error = on_error
+    def __init__(
+        self, on_error: Callable[[RefusedError], None] | None, max_bytes: int = MAX_KEPT_BYTES
+    ) -> None:
+        """Keep nothing yet.
+
+        Args:
+            on_error: As the attribute.
+            max_bytes: Of the batches of errors that are kept; one is, whatever its size.
+        """
+        self.on_error, self._max_bytes = on_error, max_bytes
         self._lock = threading.RLock()
         self._kept: list[RefusedError] = []
-        self._num_more = 0
+        self._num_more = self._num_bytes = 0
 
     def refused(self, error: RefusedError) -> None:
         """Hand over one error. Whatever the callback raises is logged."""
-        logger = logging.getLogger(LOGGER)
         if self.on_error is None:
-            logger.error("%s", error)
-            with self._lock:
-                if len(self._kept) < MAX_KEPT:
-                    self._kept.append(error)
-                else:
-                    self._num_more += 1
+            say(logging.ERROR, "%s", error)
+            self._keep(error)
             return
         try:
             self.on_error(error)
-        except Exception:
-            logger.exception("on_error failed for: %s", error)
+        except BaseException as failure:  # `sys.exit` would end a thread that others wait for
+            say(logging.ERROR, "on_error failed for: %s", error, exc_info=failure)
+
+    def _keep(self, error: RefusedError) -> None:
+        with self._lock:
+            num_bytes = self._num_bytes + len(error.batch.body)
+            if self._kept and (len(self._kept) >= MAX_KEPT or num_bytes > self._max_bytes):
+                self._num_more += 1
+            else:
+                self._kept.append(error)
+                self._num_bytes = num_bytes
 
     def raise_kept(self) -> None:
         """Raise the first error kept since the last time, the others as its notes.
@@ -59,7 +76,7 @@ class Reports:
         """
         with self._lock:
             kept, self._kept = self._kept, []
-            more, self._num_more = self._num_more, 0
+            more, self._num_more, self._num_bytes = self._num_more, 0, 0
         if kept:
             error = together(kept)
             if more:
@@ -69,7 +86,13 @@ class Reports:
     def forget(self) -> None:
         """In a forked child: the errors are the parent's."""
         self._lock = threading.RLock()
-        self._kept, self._num_more = [], 0
+        self._kept, self._num_more, self._num_bytes = [], 0, 0
+
+
+def say(level: int, words: str, *arguments: Any, exc_info: BaseException | None = None) -> None:
+    """Log, whatever the program's handlers and filters raise: a thread of the client must go on."""
+    with contextlib.suppress(Exception):
+        logging.getLogger(LOGGER).log(level, words, *arguments, exc_info=exc_info)
 
 
 def together(errors: list[RefusedError]) -> RefusedError:

@@ -16,7 +16,7 @@ from arc.client.batch import Batch
 from arc.client.isolation import STATUSES
 from arc.client.outbox import Entry, Outbox
 from arc.client.refusal import RefusedError
-from arc.client.reports import LOGGER
+from arc.client.reports import say
 from arc.client.retry import Backoff, Verdict, judge
 from arc.client.transport import Connection, Reply, SendError
 
@@ -61,7 +61,7 @@ class Sender:
             self._connection.close()
 
     def _defect(self, entry: Entry, batch: Batch, error: Exception) -> None:
-        logging.getLogger(LOGGER).exception("BUG: a sender failed")
+        say(logging.ERROR, "BUG: a sender failed", exc_info=error)
         words = f"BUG: {type(error).__name__}: {error}"
         self._outbox.refused(entry, RefusedError(words, batch, retryable=True, in_doubt=True))
 
@@ -69,7 +69,9 @@ class Sender:
         """Send one batch until it is settled."""
         attempt = 0
         while True:
-            self._outbox.sending(entry, batch)
+            if not self._outbox.sending(entry, batch):
+                self._put_down(entry)
+                return
             reply, words = self._post(batch)
             self._outbox.sent(entry)
             verdict = Verdict.RETRY if reply is None else judge(reply)

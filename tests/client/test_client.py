@@ -134,6 +134,17 @@ def test_columns_records_and_lines_return_after_the_answer(receiver: Receiver) -
     assert_conserved(client)
 
 
+def test_a_bad_record_refuses_its_call_before_any_is_sent(receiver: Receiver) -> None:
+    records: list[Any] = [{"measurement": "m", "fields": {"v": n}} for n in range(50)]
+    with Client(receiver.server.url, batch_rows=10) as client:
+        with pytest.raises(UsageError):
+            client.write_records([*records, {"measurement": "m", "fields": {"v": object()}}])
+        assert receiver.server.requests == []
+        assert client.write_records(records) == 50
+    assert len(receiver.rows()) == 50
+    assert_conserved(client)
+
+
 def test_every_request_says_who_it_is_and_where_it_goes(receiver: Receiver) -> None:
     with Client(receiver.server.url, "secret", "plant-1", **SOON) as client:
         client.log("cpu", usage=1.5)
