@@ -47,7 +47,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "arc": (
         (
             *("config", "json_answer", "logs", "memory", "metrics_table", "ports", "runtime"),
-            *("client", "version"),
+            *("client", "reader", "version"),
         ),
         ("banner", "handshake", "metrics", "import_job"),
         ("child", "template", "exposition", "lag", "write_routes", "otlp_answers", "query"),
@@ -80,10 +80,18 @@ STRANGERS_OF_PARTS: dict[str, tuple[frozenset[str], str]] = {
         OUTSIDE | {"ingest", "aiohttp", "duckdb", "numba", "pandas", "polars", "uvloop"},
         "producers import arc.client alone, and it knows nothing of the daemon",
     ),
+    "arc.reader": (
+        OUTSIDE | {"ingest", "aiohttp", "duckdb", "numba", "uvloop"},
+        "readers import arc.reader alone, and it knows nothing of the daemon",
+    ),
 }
 
-# Beyond the dependencies of the product: what only its users' tests import.
-FOR_TESTS_ONLY = {"ingest.testing": frozenset({"hypothesis"})}
+# Beyond the dependencies of the product: what only its users' tests import, and what a caller has
+# who asks for its data frames.
+FOR_TESTS_ONLY = {
+    "ingest.testing": frozenset({"hypothesis"}),
+    "arc.reader": frozenset({"pandas", "polars"}),
+}
 
 # Packages whose modules have another name than they.
 IMPORTED_AS = {"opentelemetry-proto": "opentelemetry", "protobuf": "google"}
