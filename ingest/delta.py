@@ -11,7 +11,7 @@ but column invariants, and refuse tables that have one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote
@@ -115,6 +115,18 @@ class CommitFacts(msgspec.Struct, frozen=True):
     txn_version: int
 
 
+class FileChange(msgspec.Struct, frozen=True):
+    """What a commit says of one file.
+
+    Attributes:
+        path: Below the table's folder, as it is on the disk.
+        removed_ms: When it left the table, milliseconds since 1970-01-01T00:00Z; None: it came.
+    """
+
+    path: str
+    removed_ms: int | None
+
+
 class _Txn(msgspec.Struct, rename="camel"):
     app_id: str
     version: int
@@ -133,12 +145,25 @@ class _Line(msgspec.Struct, rename="camel"):
     protocol: _Protocol | None = None
 
 
+class _File(msgspec.Struct, rename="camel"):
+    path: str
+    deletion_timestamp: int | None = None
+
+
+class _FileLine(msgspec.Struct):
+    """One line of a commit, of which only the files are looked at."""
+
+    add: _File | None = None
+    remove: _File | None = None
+
+
 class _Schema(msgspec.Struct):
     type: str
     fields: tuple[Field, ...]
 
 
 _LINES = msgspec.json.Decoder(_Line)
+_FILE_LINES = msgspec.json.Decoder(_FileLine)
 _SCHEMA = msgspec.json.Decoder(_Schema)
 
 
@@ -312,14 +337,20 @@ def _iso(time_us: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"
 
 
-def commit_info(now_ms: int, operation: str) -> Action:
-    """Who wrote a commit and what for; readers show it, and rely on nothing in it."""
+def commit_info(now_ms: int, operation: str, *, is_append: bool = True) -> Action:
+    """Who wrote a commit and what for; readers show it, and rely on nothing in it.
+
+    Args:
+        now_ms: Milliseconds since 1970-01-01T00:00Z.
+        operation: As other writers of Delta tables call it, in capitals.
+        is_append: Whether it only adds files, whatever is in the table.
+    """
     return {
         "commitInfo": {
             "timestamp": now_ms,
             "operation": operation,
-            "operationParameters": {"mode": "Append"},
-            "isBlindAppend": True,
+            "operationParameters": {"mode": "Append"} if is_append else {},
+            "isBlindAppend": is_append,
             "engineInfo": "Arc",
         }
     }
@@ -354,18 +385,19 @@ def add(file: AddedFile) -> Action:
     }
 
 
-def remove(path: str, now_ms: int) -> Action:
-    """A file whose rows other files of the same commit hold.
+def remove(path: str, now_ms: int, *, data_change: bool = False) -> Action:
+    """A file that is no part of the table from this commit on.
 
     Args:
         path: Below the table's folder, as it is on the disk.
         now_ms: Milliseconds since 1970-01-01T00:00Z.
+        data_change: False: other files of the same commit hold its rows.
     """
     return {
         "remove": {
             "path": encoded_path(path),
             "deletionTimestamp": now_ms,
-            "dataChange": False,
+            "dataChange": data_change,
             "extendedFileMetadata": False,
         }
     }
@@ -400,6 +432,24 @@ def read_commit(content: bytes, app_id: str) -> CommitFacts:
         if found.txn is not None and found.txn.app_id == app_id:
             version = found.txn.version
     return CommitFacts(meta, version)
+
+
+def read_files(content: bytes) -> Iterator[FileChange]:
+    """What a commit, whoever wrote it, says of files: as `FileChange`, in its order.
+
+    Raises:
+        StorageError: it is no commit.
+    """
+    for line in content.splitlines():
+        try:
+            found = _FILE_LINES.decode(line) if line.strip() else _FileLine()
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise StorageError(f"a commit of the table cannot be read: {error}") from error
+        if found.add is not None:
+            yield FileChange(decoded_path(found.add.path), None)
+        if found.remove is not None:
+            removed = found.remove
+            yield FileChange(decoded_path(removed.path), removed.deletion_timestamp or 0)
 
 
 def check_protocol(reader: int, writer: int) -> None:

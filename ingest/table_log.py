@@ -14,15 +14,11 @@ syncs nothing. It makes the checkpoints, and reads tables that have one.
 
 from __future__ import annotations
 
-import contextlib
-import re
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import deltalake
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,22 +27,20 @@ from structlog.typing import FilteringBoundLogger
 from ingest import delta, promotion
 from ingest.clock import Clock, SystemClock
 from ingest.columns import TIME_COLUMN
+from ingest.delta_folder import (
+    CHECKPOINT_VERSIONS,
+    checkpoint,
+    mend,
+    open_table,
+    read_if_there,
+    table_lock,
+)
 from ingest.errors import IngestError, InvalidNameError, StorageError
 from ingest.instruments import PipelineInstruments
 from ingest.lsn import make_lsn
 from ingest.paths import LogRange, TableId, hour_dir, parse_file_name, table_dir
 from ingest.schema import TableSchema
 from ingest.store import InDoubtError, LocalStore, StagedFile
-
-#: Versions between two checkpoints: what a reader without a cache has to read at most.
-CHECKPOINT_VERSIONS = 100
-
-#: Lock files for all tables of a data directory. Two tables that share one only wait a little.
-NUM_LOCKS = 64
-
-_LAST_CHECKPOINT = "_last_checkpoint"
-_COMMIT_FILE = re.compile(r"(\d{20})\.json", re.ASCII)
-_CHECKPOINT_FILE = re.compile(r"(\d{20})\.checkpoint(\..+)?\.parquet", re.ASCII)
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -202,7 +196,7 @@ class DeltaTableLog:
             delta.relative_path(folder, file.path)
         commit = _Commit(table, folder, files, make_lsn(marks.epoch, marks.last_seq), schema)
         started = self._clock.monotonic_s()
-        with self._locked(folder):
+        with table_lock(self._store, folder):
             state = self._caught_up(folder)
             if state.lsn >= commit.lsn:
                 self._store.unstage(files)
@@ -214,7 +208,7 @@ class DeltaTableLog:
         self._instruments.commits.inc()
         self._instruments.commit_seconds.observe(self._clock.monotonic_s() - started)
         if version % CHECKPOINT_VERSIONS == 0 and version:
-            self._checkpoint(table, folder)
+            checkpoint(self._store, table, self._log)
 
     def _commit(self, commit: _Commit, state: _TableState) -> None:
         """Publish and append, or leave everything as it was."""
@@ -330,12 +324,9 @@ class DeltaTableLog:
         folder = table_dir(table)
         state = self._states.get(folder)
         if state is None:
-            with self._locked(folder):
+            with table_lock(self._store, folder):
                 state = self._caught_up(folder)
         return state.lsn
-
-    def _locked(self, folder: str) -> contextlib.AbstractContextManager[None]:
-        return self._store.locked(f"{zlib.crc32(folder.encode()) % NUM_LOCKS:02d}.lock")
 
     def _caught_up(self, folder: str) -> _TableState:
         """How far a table is now. Only under its lock."""
@@ -351,7 +342,7 @@ class DeltaTableLog:
         """Read the commits that others have made since."""
         log = self._store.root / folder / delta.LOG_DIR
         while True:
-            content = _content(log / delta.commit_name(state.version + 1))
+            content = read_if_there(log / delta.commit_name(state.version + 1))
             if content is None:
                 break
             facts = delta.read_commit(content, self._app_id)
@@ -372,7 +363,7 @@ class DeltaTableLog:
         doubt = self._doubts.get(folder)
         if doubt is None:
             return
-        if _content(self._store.root / doubt.path) == doubt.content:
+        if read_if_there(self._store.root / doubt.path) == doubt.content:
             # A sync of a directory that did not change proves nothing, so change it.
             note = self._store.stage_note(f"s{self._shard:03d}-commit", doubt.content)
             try:
@@ -387,7 +378,7 @@ class DeltaTableLog:
 
     def _open(self, folder: str) -> _TableState:
         """What a table says of itself at first sight: where its checkpoint leaves off."""
-        versions, has_checkpoint = self._mend(folder)
+        versions, has_checkpoint = mend(self._store, folder, self._log)
         if has_checkpoint:
             return self._read_table(folder)
         if versions and versions[0] != 0:
@@ -398,7 +389,7 @@ class DeltaTableLog:
         return _TableState()
 
     def _read_table(self, folder: str) -> _TableState:
-        with self._delta_table(folder) as table:
+        with open_table(self._store, folder) as table:
             protocol = table.protocol()
             delta.check_protocol(protocol.min_reader_version, protocol.min_writer_version)
             found = table.metadata()
@@ -416,77 +407,16 @@ class DeltaTableLog:
         meta = msgspec.json.encode(delta.parse_meta(action).action)
         return _TableState(version, lsn or 0, meta)
 
-    @contextlib.contextmanager
-    def _delta_table(self, folder: str) -> Iterator[deltalake.DeltaTable]:
-        """A table as deltalake sees it, whose errors become ours."""
-        try:
-            yield deltalake.DeltaTable(str(self._store.root / folder))
-        except BaseException as error:
-            # A panic of Rust code is no Exception, and must not end a flush task.
-            if isinstance(error, IngestError) or not (
-                isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
-            ):
-                raise
-            raise StorageError(f"deltalake refuses table {folder}: {error}") from error
-
     def _active(self, folder: str) -> set[str]:
         """Paths of all files of a table, below its folder. Takes time by their number."""
         if self._open(folder).version < 0 and not self._has_commits(folder):
             return set()
-        with self._delta_table(folder) as table:
+        with open_table(self._store, folder) as table:
             paths = pa.table(table.get_add_actions()).column("path").to_pylist()
         return {delta.decoded_path(path) for path in paths}
 
     def _has_commits(self, folder: str) -> bool:
         return (self._store.root / folder / delta.LOG_DIR / delta.commit_name(0)).exists()
-
-    # --- checkpoints -------------------------------------------------------------------------
-
-    def _checkpoint(self, table: TableId, folder: str) -> None:
-        """Write one, and then clean the log of what is old. A failure costs readers time only."""
-        try:
-            with self._delta_table(folder) as found:
-                found.create_checkpoint()
-                self._sync_checkpoint(folder, found.version())
-                found.cleanup_metadata()  # after the sync: it removes what the checkpoint holds
-        except StorageError as error:
-            self._log.warning(
-                "checkpoint_failed",
-                database=table.database,
-                measurement=table.measurement,
-                error=str(error),
-            )
-
-    def _sync_checkpoint(self, folder: str, version: int) -> None:
-        log = f"{folder}/{delta.LOG_DIR}"
-        self._store.sync_file(f"{log}/{version:020d}.checkpoint.parquet")
-        self._store.sync_file(f"{log}/{_LAST_CHECKPOINT}")
-        self._store.sync_folders([f"{log}/{_LAST_CHECKPOINT}"])
-
-    def _mend(self, folder: str) -> tuple[list[int], bool]:
-        """Remove a checkpoint that a power cut tore: deltalake does not sync what it writes.
-
-        Returns:
-            The versions whose commits are there, and whether a checkpoint is.
-        """
-        log = self._store.root / folder / delta.LOG_DIR
-        names = _names(log)
-        versions = sorted(int(match[1]) for match in map(_COMMIT_FILE.fullmatch, names) if match)
-        checkpoints = sorted(filter(_CHECKPOINT_FILE.fullmatch, names), reverse=True)
-        torn = []
-        for name in checkpoints:
-            if _is_whole(log / name):
-                break  # what came before it was synced before it
-            torn.append(name)
-        left = [name for name in checkpoints if name not in torn]
-        if _LAST_CHECKPOINT in names and not _points_to(log / _LAST_CHECKPOINT, left):
-            torn.append(_LAST_CHECKPOINT)
-        for name in torn:
-            self._log.warning("torn_checkpoint_removed", table=folder, file=name)
-            self._store.remove(f"{folder}/{delta.LOG_DIR}/{name}")
-        if torn:
-            self._store.sync_folders([f"{folder}/{delta.LOG_DIR}/{torn[0]}"])
-        return versions, bool(left)
 
     # --- recovery ----------------------------------------------------------------------------
 
@@ -532,7 +462,7 @@ class DeltaTableLog:
 
     def _remove_strays(self, folder: str, targets: Iterable[str]) -> int:
         """Remove those of the files that are not in their table; how many there were."""
-        with self._locked(folder):
+        with table_lock(self._store, folder):
             try:
                 active = self._active(folder)
             except StorageError as error:
@@ -551,48 +481,6 @@ def _added(folder: str, file: StagedFile, now_ms: int, *, data_change: bool) -> 
     stats = delta.statistics(file.num_rows, file.min_time_us, file.max_time_us)
     path = delta.relative_path(folder, file.path)
     return delta.AddedFile(path, file.size_bytes, now_ms, stats, data_change)
-
-
-def _content(path: Path) -> bytes | None:
-    """All of a small file; None when there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _names(path: Path) -> list[str]:
-    """What a folder holds; nothing when there is none."""
-    try:
-        return [entry.name for entry in path.iterdir()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read to its end: pages that were lost show only then."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for _ in file.iter_batches():
-                pass
-    except (OSError, pa.ArrowException):
-        return False
-    return True
-
-
-def _points_to(path: Path, checkpoints: Iterable[str]) -> bool:
-    """Whether `_last_checkpoint` can be read and names a checkpoint that is there."""
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except (OSError, msgspec.MsgspecError):
-        return False
-    version = found.get("version")
-    prefix = f"{version:020d}.checkpoint." if isinstance(version, int) else "?"
-    return any(name.startswith(prefix) for name in checkpoints)
 
 
 def _target_of(path: Path, name: str) -> tuple[str, str] | None:

@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 
 from ingest import delta
 from ingest.columns import TIME_COLUMN
+from ingest.delta_folder import read_tombstones
 from ingest.errors import IngestError, StorageError
 from ingest.findings import Finding, Severity, Span, in_words
 from ingest.lsn import make_lsn, seq_of
-from ingest.paths import HOUR_US, TableId, hour_start_us, table_dir
+from ingest.merged_files import DAY_DIR, decode_covers, is_merged_name
+from ingest.paths import HOUR_US, LogRange, TableId, hour_start_us, table_dir
 from ingest.promotion import is_note, parse_rewritten_name, read_note
 
 _SUFFIX = ".parquet"
@@ -67,13 +69,18 @@ class TableReport(msgspec.Struct):
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """A file as its table knows it."""
+    """A file as its table knows it.
+
+    Attributes:
+        origins: Whose requests it holds, by the number of the shard; None: it does not say.
+    """
 
     path: str
     size_bytes: int
     num_rows: int | None
     min_us: int | None
     max_us: int | None
+    origins: tuple[tuple[int, Span], ...] | None
 
 
 class _Times(msgspec.Struct):
@@ -137,7 +144,7 @@ class TableSurvey:
         if (self._root / folder / delta.LOG_DIR).is_dir():
             try:
                 table = open_table(self._root / folder)
-                entries = _entries(table)
+                entries = _entries(table, self._root / folder)
                 report.findings += self._marks(folder, table, entries)
             except StorageError as error:
                 report.is_opaque = True
@@ -158,10 +165,8 @@ class TableSurvey:
         report.rows = sum(entry.num_rows or 0 for entry in entries)
         report.size_bytes = sum(entry.size_bytes for entry in entries)
         for entry in entries:
-            shard, span = _origin(entry)
-            if span is None:
-                report.is_opaque = True
-            else:
+            report.is_opaque |= entry.origins is None
+            for shard, span in entry.origins or ():
                 report.spans.setdefault(shard, set()).add(span)
 
     # --- a file ------------------------------------------------------------------------------
@@ -196,8 +201,7 @@ class TableSurvey:
         """Shards whose mark is lower than what the table holds: a replay would store it again."""
         highest: dict[int, int] = {}
         for entry in entries:
-            shard, span = _origin(entry)
-            if span is not None:
+            for shard, span in entry.origins or ():
                 highest[shard] = max(highest.get(shard, 0), span[1])
         for shard, lsn in sorted(highest.items()):
             app_id = self._app_ids.get(shard)
@@ -215,19 +219,32 @@ class TableSurvey:
 
     def _strays(self, folder: str, strays: list[str]) -> Iterator[Finding]:
         """Files that a glob finds and the table has not."""
-        pending = _read_pending(self._staging) if strays else _Pending(set(), set())
+        if not strays:
+            return
+        pending = _read_pending(self._staging)
+        replaced = self._replaced(folder)
         for path in strays:
             where = f"{folder}/{path}"
             try:
                 inode = (self._root / where).stat().st_ino
             except FileNotFoundError:
                 continue
-            if where not in pending.paths and inode not in pending.inodes:
+            if path in replaced:
+                what = "replaced by others; it stays a while for those who read it"
+                yield Finding(Severity.NOTE, "replaced", where, what)
+            elif where not in pending.paths and inode not in pending.inodes:
                 what = "not in the table, but a glob over the folders finds it"
                 yield _error("stray", where, what)
             elif not self._running:
                 what = "not in the table; staged as well, so the next start removes it"
                 yield Finding(Severity.NOTE, "stray", where, what)
+
+    def _replaced(self, folder: str) -> set[str]:
+        """Files that the table had once, as far as its log still knows."""
+        try:
+            return set(read_tombstones(self._root, folder))
+        except StorageError:  # is told where the table is opened
+            return set()
 
 
 class TableMarks:
@@ -287,8 +304,8 @@ def open_table(path: Path) -> deltalake.DeltaTable:
         raise
 
 
-def _entries(table: deltalake.DeltaTable) -> list[_Entry]:
-    """The active files of a table.
+def _entries(table: deltalake.DeltaTable, folder: Path) -> list[_Entry]:
+    """The active files of a table, whose folder is given.
 
     Raises:
         StorageError: their list cannot be read.
@@ -305,38 +322,48 @@ def _entries(table: deltalake.DeltaTable) -> list[_Entry]:
             column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
         columns.append(column.to_pylist())
     return [
-        _Entry(delta.decoded_path(path), size, rows, low, high)
+        _Entry(found_path, size, rows, low, high, _origins(folder, found_path))
         for path, size, rows, low, high in zip(*columns, strict=True)
+        for found_path in [delta.decoded_path(path)]
     ]
 
 
 def _hour_files(folder: Path) -> Iterator[str]:
-    """Parquet files in the hour folders of a table, below its folder."""
+    """Parquet files in the hour and day folders of a table, below its folder."""
     for where, _, names in os.walk(folder):
-        hour = Path(where).relative_to(folder).as_posix()
-        if hour_start_us(hour) is not None:
-            yield from (f"{hour}/{name}" for name in names if name.endswith(_SUFFIX))
+        below = Path(where).relative_to(folder).as_posix()
+        day, _, last = below.rpartition("/")
+        if hour_start_us(f"{day}/00" if last == DAY_DIR else below) is not None:
+            yield from (f"{below}/{name}" for name in names if name.endswith(_SUFFIX))
 
 
-def _origin(entry: _Entry) -> tuple[int, Span | None]:
-    """Whose requests a file holds, by its name; no span if it is none of ours."""
-    found = parse_rewritten_name(entry.path.rpartition("/")[2])
-    if found is None:
-        return 0, None
-    first, last = (make_lsn(found.epoch, seq) for seq in (found.first_seq, found.last_seq))
-    return found.shard, (first, last)
+def _origins(folder: Path, path: str) -> tuple[tuple[int, Span], ...] | None:
+    """Whose requests a file holds, by its footer or its name; None if neither says so."""
+    name = path.rpartition("/")[2]
+    found = parse_rewritten_name(name)
+    ranges: tuple[LogRange, ...] | None = None if found is None else (found,)
+    if ranges is None and is_merged_name(name):
+        with contextlib.suppress(OSError, pa.ArrowException):  # told where the file is looked at
+            ranges = decode_covers(pq.read_metadata(folder / path).metadata)
+    if ranges is None:
+        return None
+    return tuple(
+        (one.shard, (make_lsn(one.epoch, one.first_seq), make_lsn(one.epoch, one.last_seq)))
+        for one in ranges
+    )
 
 
 def _overlaps(folder: str, entries: list[_Entry]) -> Iterator[Finding]:
     """Requests that two flushes of one table have stored.
 
-    Files of one flush, one for each hour, have the same range; two in one hour do not.
+    Files of one flush, one for each hour, have the same range; two in one hour do not. What was
+    merged says which requests it holds, and no more by which flush or of which hour.
     """
     flushes: dict[tuple[int, Span], set[str]] = {}
     for entry in sorted(entries, key=lambda entry: entry.path):
-        shard, span = _origin(entry)
-        if span is None:
+        if entry.origins is None or is_merged_name(entry.path.rpartition("/")[2]):
             continue
+        ((shard, span),) = entry.origins
         hour = entry.path.rpartition("/")[0]
         hours = flushes.setdefault((shard, span), set())
         if hour in hours:
@@ -416,7 +443,7 @@ def _time_place(file: pq.ParquetFile) -> int:
 def _judge_times(where: str, entry: _Entry, times: _Times) -> Iterator[Finding]:
     if times.nulls:
         yield _error("time_null", where, f"{times.nulls} rows have no time")
-    if not times.is_sorted:
+    if not times.is_sorted and not is_merged_name(where.rpartition("/")[2]):
         yield Finding(Severity.WARNING, "unsorted", where, "its rows are not in order of time")
     if times.min_us is None or times.max_us is None:
         return
