@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -25,6 +26,18 @@ REJECTIONS = {404: "not_found", 405: "method"}
 _ANY_PATH = "/{path}"
 
 
+class Routes(Protocol):
+    """Handlers that know their paths."""
+
+    def add_routes(
+        self,
+        app: web.Application,
+        expect: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None,
+    ) -> None:
+        """Answer these paths; `expect` answers the header Expect."""
+        ...
+
+
 def build_app(
     writes: Mapping[str, DoorHandler],
     status: StatusHandlers,
@@ -32,6 +45,7 @@ def build_app(
     queries: QueryHandlers,
     metrics: ShardMetrics,
     log: FilteringBoundLogger,
+    management: Sequence[Routes] = (),
 ) -> web.Application:
     """The routes of one worker. Errors of aiohttp's own come out as JSON, like all others.
 
@@ -42,6 +56,7 @@ def build_app(
         queries: SQL.
         metrics: Counts what goes through no write door.
         log: Told of defects.
+        management: Retention, deletes and the like.
     """
     app = _write_app(writes, metrics, log)
     app.router.add_get(f"{MSGPACK.path}/stats", status.stats, expect_handler=expect)
@@ -52,6 +67,8 @@ def build_app(
     app.router.add_get("/api/v1/measurements", tables.measurements, expect_handler=expect)
     app.router.add_get("/api/v1/databases", tables.databases, expect_handler=expect)
     queries.add_routes(app, expect)
+    for part in management:
+        part.add_routes(app, expect)
     app.router.add_get("/ping", influx.ping, expect_handler=expect)
     app.router.add_route("*", "/query", influx.query, expect_handler=expect)
     app.router.add_route("*", "/{path:.*}", _nowhere, expect_handler=expect)

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,7 @@ from ingest.errors import StorageError
 from ingest.findings import Finding, Severity, Span, gaps, heads, in_words, up_to
 from ingest.log_survey import LogSurvey, Progress, ShardLog
 from ingest.lsn import epoch_of, make_lsn
+from ingest.removed import read_removed
 from ingest.table_survey import TableMarks, TableReport, TableSurvey
 
 _STATE_DIR = ".arc"
@@ -107,7 +108,9 @@ def verify(
         tables = _survey_tables(report, data_dir, logs, progress)
     except OSError as error:
         raise StorageError(f"cannot read {error.filename or data_dir}: {error.strerror}") from error
-    report.findings += _judge_requests(logs, tables, running)
+    # Read after the tables: it says so before files leave their table.
+    removed = read_removed(data_dir / _STATE_DIR)
+    report.findings += _judge_requests(logs, tables, removed, running)
     order = list(Severity)
     report.findings.sort(key=lambda found: (order.index(found.severity), found.kind, found.where))
     return report
@@ -213,15 +216,18 @@ def _staged(staging: Path) -> Iterator[Finding]:
 
 
 def _judge_requests(
-    logs: Sequence[ShardLog], tables: Sequence[TableReport], running: bool
+    logs: Sequence[ShardLog],
+    tables: Sequence[TableReport],
+    removed: Mapping[int, Sequence[Span]],
+    running: bool,
 ) -> Iterator[Finding]:
-    """Requests that are nowhere."""
+    """Requests that are nowhere, though nobody removed them on purpose."""
     is_opaque = any(table.is_opaque for table in tables)
     by_shard = {log.shard: log for log in logs}
     shards = by_shard.keys() | {shard for table in tables for shard in table.spans}
     for shard in sorted(shards):
         log = by_shard.get(shard)
-        spans = list(log.spans) if log else []
+        spans = [*(log.spans if log else ()), *removed.get(shard, ())]
         for table in tables:
             spans += table.spans.get(shard, ())
         if running and log is not None:

@@ -479,9 +479,7 @@ def test_two_threads_may_share_a_client(live: Daemon, database: str, stored: Rea
     ("part", "method"),
     [
         ("auth", "list_tokens"),
-        ("retention", "list"),
         ("continuous_queries", "list"),
-        ("delete", "get_config"),
     ],
 )
 def test_what_there_is_not_yet_is_told_as_such(call: Call, part: str, method: str) -> None:
