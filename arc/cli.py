@@ -19,10 +19,14 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
+from arc.compactor import register as register_compactor
 from arc.config import ConfigError, Field, Loaded, fields, load
+from arc.delete import register as register_delete
 from arc.importer import register as register_import
 from arc.inspect import register as register_inspection
 from arc.quarantine import register as register_quarantine
+from arc.query_cli import register as register_queries
+from arc.retention import register as register_retention
 from arc.runtime import (
     EXIT_IN_LOG,
     DaemonInfo,
@@ -82,6 +86,10 @@ def build_app() -> typer.Typer:
     register_import(app)
     register_inspection(app)
     register_quarantine(app)
+    register_retention(app)
+    register_delete(app)
+    register_compactor(app)
+    register_queries(app)
     return app
 
 

@@ -295,7 +295,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Setting(
             "threads",
-            "Threads that all queries run on together, beside the workers; 0 means one per core.",
+            "Threads that all queries run on together, beside the workers; 0 means one for each "
+            "core that they may use.",
             high=1_024,
         ),
     ] = 0
@@ -326,6 +327,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             low=1,
         ),
     ] = 1_000_000
+    query_spare_cores: Annotated[
+        int,
+        Setting(
+            "cores",
+            "Cores that no query runs on, so that a write never waits for one; queries keep at "
+            "least one. With 0 a query alone is faster, and the slowest writes beside four of "
+            "them take twice as long as without. Linux only.",
+            high=1_024,
+        ),
+    ] = 1
+    query_nice: Annotated[
+        int,
+        Setting(
+            "steps",
+            "How far queries stand back behind the workers where both want a core, as nice(1) "
+            "has it. 5 gives a worker three times the share of a query, and queries all that "
+            "workers leave.",
+            high=19,
+        ),
+    ] = 5
     keepalive_s: Annotated[
         float,
         Setting(

@@ -30,8 +30,13 @@ REASONS = (
     *("internal", "not_found", "method", "body_timeout", "disconnected", "bad_http"),
     *("starting", "stopping", "shard_in_use", "read_only", "replaying"),
     *("key_in_flight", "key_reused", "stale_schema", "media_type"),
-    *("query", "query_limit", "query_result", "query_cancelled", OTHER),
+    *("query", "query_limit", "query_result", "query_cancelled"),
+    *("confirmation", "exists", "busy", "conflict", OTHER),
 )
+
+#: What a query may be answered with, and the status codes with a series of their own.
+ANSWERS = ("json", "msgpack", "arrow", "estimate", "measurement")
+QUERY_STATUSES = (200, 400, 413, 422, 499, 500, 503)
 
 #: What a 204 may stand for, weakest first; see docs/configuration.md.
 LEVELS = ("memory", "page", "disk")
@@ -61,6 +66,10 @@ _COMMIT_BUCKETS = (
 )
 #: Close together around the default of flush_age_s and 1.1 times that.
 _AGE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 6.0, 7.5, 10.0, 20.0, 60.0)
+_QUERY_BUCKETS = (
+    *(0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -141,6 +150,8 @@ _STATUS = ("status", (*map(str, STATUSES), OTHER))
 _REASON = ("reason", REASONS)
 _LEVEL = ("level", LEVELS)
 _FATE = ("fate", FATES)
+_ANSWER = ("answer", ANSWERS)
+_QUERY_STATUS = ("status", (*map(str, QUERY_STATUSES), OTHER))
 
 METRICS: tuple[Metric, ...] = (
     _counter("requests", "requests", "Requests answered.", _DOOR, _STATUS),
@@ -191,6 +202,16 @@ METRICS: tuple[Metric, ...] = (
     _counter(
         "keys_repeated", "requests", "Requests with a known key, answered and not stored again."
     ),
+    _counter(
+        "queries", "queries", "Queries that the query process has ended.", _ANSWER, _QUERY_STATUS
+    ),
+    _histogram("query", _QUERY_BUCKETS, "From a query to the last byte of its answer.", _ANSWER),
+    _histogram("query_wait", _QUERY_BUCKETS, "Wait of a query for its place."),
+    _counter("query_rows", "rows", "Rows of answers to queries."),
+    _counter("query_sent_bytes", "bytes", "Bytes of answers to queries, as sent."),
+    _gauge("queries_running", "queries", "Queries that have a place."),
+    _gauge("queries_waiting", "queries", "Queries that wait for one."),
+    _counter("query_process_starts", "starts", "Starts of the query process."),
     _gauge("durability", "-", "1 at the level that a 204 stands for.", _LEVEL, merge=Merge.MAX),
     _histogram("loop_lag", _LAG_BUCKETS, "How late the event loop runs what is due."),
     _gauge(

@@ -237,6 +237,8 @@ class Supervisor:
             concurrency=config.query_concurrency,
             timeout_s=config.query_timeout_s,
             max_rows=config.query_max_rows,
+            nice=config.query_nice,
+            spare_cores=config.query_spare_cores,
             log_level=config.log_level,
             log_format=config.log_format,
         )

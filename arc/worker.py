@@ -24,14 +24,18 @@ from arc.app import build_app, build_write_app
 from arc.config import Config
 from arc.door_handler import DoorHandler
 from arc.fast_door import DISCARD_S, FastDoor, Timeouts
+from arc.fresh_server import FreshServer, forget_shards, fresh_socket
+from arc.handlers.delete import DeleteHandlers
 from arc.handlers.otlp import OtlpHandler, otlp_path
 from arc.handlers.query import QueryHandlers
+from arc.handlers.retention import RetentionHandlers
 from arc.handlers.status import StatusHandlers
 from arc.handlers.tables import TableHandlers
 from arc.handlers.write import WriteHandler
 from arc.handshake import WorkerStart, announce_ready, call_when_alone, read_start
 from arc.lag import LagProbe
 from arc.logs import configure
+from arc.maintenance import APPLY_EVERY_S, Maintenance
 from arc.memory import settle_garbage_collector, tune_heap
 from arc.metrics import ShardMetrics, shard_path
 from arc.ports import listen
@@ -127,8 +131,10 @@ class Worker:
         run_dir = DataDir(config.data_dir).run
         metrics = ShardMetrics(shard_path(run_dir, shard), config.durability)
         metrics.memory_limit_bytes.set(config.worker_memory_bytes)
+        forget_shards(run_dir, config.workers)
         self._probe = LagProbe(self._loop, metrics.loop_lag, metrics.loop_lag_max)
         self.pipeline = Pipeline(pipeline_settings(config, shard), metrics.pipeline, log=log)
+        self._fresh = FreshServer(fresh_socket(run_dir, shard), self.pipeline.fresh, log)
         self.door = WriteDoor(
             self.pipeline,
             metrics,
@@ -142,7 +148,11 @@ class Worker:
         writes = self._write_handlers(metrics) | otlp
         tables = TableHandlers(self.pipeline)
         queries = QueryHandlers(socket_path(config.data_dir))
-        app = build_app(writes, status, tables, queries, metrics, log)
+        # Policies are applied by one worker: any would do, and the first is always there.
+        every_s = APPLY_EVERY_S if shard == 0 else None
+        self._maintenance = Maintenance(Path(config.data_dir), log, every_s)
+        management = (DeleteHandlers(self._maintenance), RetentionHandlers(self._maintenance))
+        app = build_app(writes, status, tables, queries, metrics, log, management)
         self._runner = self._app_runner(app)
         self._otlp_runner = self._app_runner(build_write_app(otlp, metrics, log))
         self.metrics = metrics
@@ -175,6 +185,7 @@ class Worker:
         Raises:
             StorageError: the disk refuses.
         """
+        self._fresh.start()
         self.pipeline.start()
         recovered = await self.pipeline.recover()
         self.metrics.settle(recovered.rows)
@@ -200,6 +211,7 @@ class Worker:
         await self._otlp_runner.setup()
         if config.otlp_port:
             await web.SockSite(self._otlp_runner, listen(config.host, config.otlp_port)).start()
+        self._maintenance.start()
         self.running = True
         self._log.debug("serving", port=listener.getsockname()[1])
 
@@ -208,11 +220,13 @@ class Worker:
         self._log.debug("draining")
         self.door.stopping = True
         self._server.close()
+        await self._maintenance.stop()  # before the requests that wait for it
         await self._fast.drain(self._config.shutdown_timeout_s / 4)
         await self._otlp_runner.cleanup()
         await self._runner.cleanup()
         self._sweep.cancel()
         await self.pipeline.drain()
+        await self._fresh.stop()
         self.pipeline.close()
         self._probe.stop()
         self.door.close()

@@ -13,6 +13,7 @@ This module decides when and in which order; how rows become a table (`table_bui
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
@@ -27,6 +28,7 @@ from ingest.catalog import Catalog
 from ingest.clock import Clock
 from ingest.columns import ColumnBatch
 from ingest.errors import IngestError, LimitError, StaleSchemaError, TooLargeError
+from ingest.fresh_rows import FreshRows
 from ingest.instruments import PipelineInstruments
 from ingest.limits import Limits
 from ingest.lsn import epoch_of, seq_of
@@ -318,6 +320,27 @@ class ArrowWriter:
     def advance(self, lsn: int) -> None:
         """Nothing up to this log sequence number will be kept any more."""
         self.last_lsn = max(self.last_lsn, lsn)
+
+    def fresh(self, table: TableId, after_lsn: int) -> FreshRows | None:
+        """The rows of a table that no file is known to hold; None: there are none.
+
+        Those of a flush are among them until its commit is known here, so some may be in the
+        table already: the `txn` of its commit tells.
+
+        Args:
+            table: Which.
+            after_lsn: Only those of requests beyond this log sequence number.
+        """
+        buffer = self._buffers.get(table)
+        if buffer is None:
+            return None
+        batches, lsns = buffer.after(after_lsn)
+        taken = self._flushing.get(table)
+        if taken is not None and taken.last_lsn > after_lsn:
+            start = bisect.bisect_right(taken.lsns, after_lsn)
+            batches = [*taken.batches[start:], *batches]
+            lsns = [*taken.lsns[start:], *lsns]
+        return FreshRows(buffer.schema, batches, lsns) if batches else None
 
     def hurry(self, hurried: bool) -> None:
         """Flush the oldest rows at once from now on, or no longer: they pin the log."""

@@ -7,6 +7,7 @@ works on what the buffer hands over. So nothing here is held while the disk does
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections.abc import Sequence
 
 import msgspec
@@ -24,6 +25,7 @@ class Taken(msgspec.Struct, frozen=True):
         table: Whose rows.
         schema: The table's schema at the hand-over; every batch fits it.
         batches: In order of arrival.
+        lsns: Log sequence number of the request of each batch.
         num_rows: Rows of all batches.
         nbytes: Bytes of memory of all batches.
         first_lsn: Log sequence number of the first request in it.
@@ -34,6 +36,7 @@ class Taken(msgspec.Struct, frozen=True):
     table: TableId
     schema: TableSchema
     batches: Sequence[ColumnBatch]
+    lsns: Sequence[int]
     num_rows: int
     nbytes: int
     first_lsn: int
@@ -88,6 +91,12 @@ class MeasurementBuffer:
         self.num_rows += batch.num_rows
         self.nbytes += batch.nbytes
 
+    def after(self, lsn: int) -> tuple[list[ColumnBatch], list[int]]:
+        """The batches of all requests beyond a log sequence number, and theirs; they stay here."""
+        start = bisect.bisect_right(self._entries, lsn, key=_lsn_of)
+        entries = self._entries[start:]
+        return [batch for batch, _, _ in entries], [lsn for _, lsn, _ in entries]
+
     def hand_over(self, max_bytes: int) -> Taken:
         """Give up whole requests from the front, at least one, up to about `max_bytes`.
 
@@ -105,6 +114,7 @@ class MeasurementBuffer:
             table=self.table,
             schema=self.schema,
             batches=[batch for batch, _, _ in entries],
+            lsns=[lsn for _, lsn, _ in entries],
             num_rows=rows,
             nbytes=nbytes,
             first_lsn=entries[0][1],
@@ -125,3 +135,7 @@ class MeasurementBuffer:
             if start > 0 and (nbytes > max_bytes or epoch_of(lsn) != epoch):
                 return start
         return len(self._entries)
+
+
+def _lsn_of(entry: _Entry) -> int:
+    return entry[1]

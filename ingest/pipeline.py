@@ -30,6 +30,7 @@ from ingest.errors import (
     ReplayingError,
     StorageError,
 )
+from ingest.fresh_rows import FreshHead, FreshRows
 from ingest.idempotency import KeyEntry, KeyJournal, KeyWindow
 from ingest.instruments import PipelineInstruments
 from ingest.limits import Limits
@@ -44,7 +45,7 @@ from ingest.schema import NO_TABLE, TableSchema
 from ingest.shard import Shard, shard_dir, shard_numbers
 from ingest.sift import Sieve
 from ingest.store import LocalStore
-from ingest.table_list import TableEntry, list_tables
+from ingest.table_list import TableEntry, TableList
 from ingest.table_log import DeltaTableLog
 from ingest.wal import Wal, WalSettings
 
@@ -200,6 +201,7 @@ class Pipeline:
             settings.limits.max_measurements,
             settings.limits.max_columns,
         )
+        self._tables = TableList(self._catalog, settings.data_dir)
         self._log = log or structlog.get_logger()
         self._disk_refusal: str | None = None
         self._replay: Replay | None = None
@@ -478,9 +480,29 @@ class Pipeline:
         spare_tables = self.limits.max_measurements - self._catalog.count(database)
         return Sieve(schema_of, self.limits, spare_tables)
 
+    def fresh(
+        self, table: TableId, epoch: int, after_lsn: int
+    ) -> tuple[FreshHead, FreshRows | None]:
+        """The rows of a table that were accepted and are in no file that this shard knows of.
+
+        On the event loop, in one step: all rows that were answered before are there or stored.
+
+        Args:
+            table: Which.
+            epoch: Of the shard, that `after_lsn` is from. In another one all rows are told: what
+                a former life had in memory alone may be gone.
+            after_lsn: Only those of requests beyond it.
+        """
+        own = self._shard.epoch
+        refusal = "" if self._recovered else self.refusal or "starting"
+        head = FreshHead(self._shard.app_id, own, refusal)
+        if refusal:
+            return head, None
+        return head, self._writer.fresh(table, after_lsn if epoch == own else 0)
+
     def tables(self, database: str | None = None) -> list[TableEntry]:
-        """The tables of all shards, as `list_tables`. Blocks; may be called from any thread."""
-        return list_tables(self._catalog, self._settings.data_dir, database)
+        """The tables of all shards, as `TableList.entries`. May be called from any thread."""
+        return self._tables.entries(database)
 
     # --- the log and the disk ----------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """SQL: passes requests on to the query process, and its answers back. Looks into neither.
 
-`POST /api/v1/query` and what is below it. Each worker has connections of its own to the process,
-over a Unix socket. An answer is sent on while it arrives, no faster than the client takes it.
-A client that goes away ends the request to the process as well, which then ends the query.
+`POST /api/v1/query` and what is below it, and `GET /api/v1/query/{measurement}`. Each worker has
+connections of its own to the process, over a Unix socket. An answer is sent on while it arrives,
+no faster than the client takes it. A client that goes away ends the request to the process as
+well, which then ends the query.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from aiohttp import web
 from arc.json_answer import json_answer
 from arc.query.socket_path import SocketPath, SocketPathError
 
-#: What the query process answers; the same list as `arc.query.server.PATHS`.
+#: What the query process answers; the same as in `arc.query.server`.
 PATHS = (
     "/api/v1/query",
     "/api/v1/query/msgpack",
     "/api/v1/query/arrow",
     "/api/v1/query/estimate",
 )
+MEASUREMENT_PATH = "/api/v1/query/{measurement}"
 
 #: Largest request, as the query process has it, too.
 MAX_SQL_BYTES = 2**20
 
 #: Headers that are passed on, and those of the answer that are passed back. None of them is
 #: about one connection.
-_FORWARDED = ("Content-Type", "Content-Encoding", "x-arc-database", "Accept")
-_RETURNED = ("Content-Type", "Content-Length", "Retry-After")
+_FORWARDED = ("Content-Type", "Content-Encoding", "x-arc-database", "Accept", "Accept-Encoding")
+_RETURNED = ("Content-Type", "Content-Length", "Content-Encoding", "Vary", "Retry-After")
 
 #: How long a client may take to send its SQL.
 _BODY_TIMEOUT_S = 60.0
@@ -70,10 +72,11 @@ class QueryHandlers:
         """
         for path in PATHS:
             app.router.add_post(path, self.query, expect_handler=expect)
+        app.router.add_get(MEASUREMENT_PATH, self.query, expect_handler=expect, allow_head=False)
         app.on_cleanup.append(self._close)
 
     async def query(self, request: web.Request) -> web.StreamResponse:
-        """`POST /api/v1/query…`: what the query process says, or 503 when it is not there."""
+        """A query: what the query process says, or 503 when it is not there."""
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 body = await _read(request)
@@ -96,9 +99,11 @@ class QueryHandlers:
 
     async def _ask(self, request: web.Request, body: bytes) -> web.StreamResponse:
         headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
-        url = f"http://query{request.path}"
         try:
-            asking = self._connected().post(url, data=body, headers=headers)
+            # As it was sent, names escaped and parameters too.
+            asking = self._connected().request(
+                request.method, request.rel_url, data=body, headers=headers
+            )
             async with asking as answer:
                 return await _pass_back(request, answer)
         except (aiohttp.ClientConnectorError, OSError, SocketPathError) as error:
@@ -112,9 +117,11 @@ class QueryHandlers:
         if self._session is None:
             self._name = SocketPath(self._socket)
             self._session = aiohttp.ClientSession(
+                "http://query",
                 connector=aiohttp.UnixConnector(self._name.name, limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, connect=5.0),
                 auto_decompress=False,
+                skip_auto_headers=("Accept-Encoding",),  # that of the client, or none
                 read_bufsize=_READ_AHEAD_BYTES,
             )
         return self._session

@@ -1,4 +1,7 @@
-"""What is stored: `GET /api/v1/databases` and `GET /api/v1/measurements`. Reads no row."""
+"""What is stored: `GET /api/v1/databases` and `GET /api/v1/measurements`. Reads no row.
+
+Rows in memory are not counted: they are in no file yet.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 from aiohttp import web
 
 from arc.json_answer import json_answer
+from arc.table_answer import measurement_entry
 from ingest.pipeline import Pipeline
 
 
@@ -22,16 +26,7 @@ class TableHandlers:
         started_s = time.monotonic()
         database = request.query.get("database") or None
         tables = await asyncio.to_thread(self._pipeline.tables, database)
-        entries = [
-            {
-                "database": entry.table.database,
-                "measurement": entry.table.measurement,
-                "file_count": entry.num_files,
-                "total_size_mb": round(entry.size_bytes / 1e6, 6),
-                "storage_path": entry.directory,
-            }
-            for entry in tables
-        ]
+        entries = [measurement_entry(entry) for entry in tables]
         return _json({"success": True, "measurements": entries}, len(entries), started_s)
 
     async def databases(self, request: web.Request) -> web.Response:

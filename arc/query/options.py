@@ -7,7 +7,6 @@ process itself the options again. Imports nothing heavy, so that the supervisor 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +24,12 @@ class QueryOptions(msgspec.Struct, frozen=True):
 
     Attributes:
         memory_bytes: That all queries may take together; none is spilled to disk.
-        threads: That all queries run on; 0: one per core.
+        threads: That all queries run on; 0: one for each core that they may use.
         concurrency: Queries that run at the same time; others wait.
         timeout_s: That a query may work, and that its client may leave the answer unread.
         max_rows: Of an answer in JSON or MessagePack.
+        nice: Steps that it yields to others in the queue for a core, 0 to 19.
+        spare_cores: Cores that no query runs on, if there are more than that.
         log_level: As `arc.logs.configure` has it.
         log_format: The same.
     """
@@ -38,13 +39,10 @@ class QueryOptions(msgspec.Struct, frozen=True):
     concurrency: int = 4
     timeout_s: float = 30.0
     max_rows: int = 1_000_000
+    nice: int = 5
+    spare_cores: int = 1
     log_level: str = "info"
     log_format: str = "auto"
-
-    @property
-    def num_threads(self) -> int:
-        """Number of threads, with 0 read as one per core that this process may use."""
-        return self.threads or os.cpu_count() or 1
 
 
 class QueryStart(msgspec.Struct, frozen=True):

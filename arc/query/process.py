@@ -4,9 +4,9 @@
 
 It says `ready` to an inherited descriptor once it takes requests. SIGTERM, or the end of standard
 input, makes it drain: no new request is taken, those under way have DRAIN_S to end, and are then
-interrupted. It shares nothing with the shards but the files, and holds nothing that is lost with
-it. Its socket is bound under another name first and then renamed, so that it takes the place of
-that of a predecessor in one step.
+interrupted. It shares the files with the shards, asks them for the rows that are in no file yet,
+and holds nothing that is lost with it. Its socket is bound under another name first and then
+renamed, so that it takes the place of that of a predecessor in one step.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import uvloop
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from arc.handshake import announce_ready, call_when_alone
 from arc.logs import configure
+from arc.query.counts import QueryMetrics
+from arc.query.fresh_client import FreshClient
 from arc.query.options import QueryStart, parse_arguments
 from arc.query.runner import Runner
 from arc.query.server import QueryServer, warm
 from arc.query.socket_path import SocketPath
+from arc.query.standing_back import stand_back
 from arc.runtime import DataDir
 from ingest.catalog import Catalog
 from ingest.limits import Limits
@@ -46,6 +50,11 @@ def main(arguments: list[str]) -> int:
     """Run the query process until it is told to stop."""
     start = parse_arguments(arguments)
     options = start.options
+    cores = stand_back(options.nice, options.spare_cores)
+    if not options.threads:
+        start = msgspec.structs.replace(
+            start, options=msgspec.structs.replace(options, threads=cores)
+        )
     log = configure(options.log_level, options.log_format, process="query")
     return uvloop.run(serve(start, log))
 
@@ -57,10 +66,13 @@ async def serve(start: QueryStart, log: FilteringBoundLogger) -> int:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the supervisor decides
     call_when_alone(loop, sys.stdin.fileno(), stop.set)
-    with _engine(start) as engine:
+    with (
+        contextlib.closing(QueryMetrics(DataDir(start.data_dir).run)) as metrics,
+        _engine(start) as engine,
+    ):
         options = start.options
-        runner = Runner(engine, options.concurrency, options.timeout_s)
-        server = QueryServer(runner, options.max_rows, options.timeout_s, log)
+        runner = Runner(engine, metrics, options.concurrency, options.timeout_s)
+        server = QueryServer(runner, metrics, options.max_rows, options.timeout_s, log)
         web_runner = web.AppRunner(
             server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S
         )
@@ -87,10 +99,11 @@ def _engine(start: QueryStart) -> Iterator[Engine]:
     catalog = Catalog(
         DataDir(start.data_dir).state / "catalog.db", limits.max_measurements, limits.max_columns
     )
-    settings = EngineSettings(start.options.memory_bytes, start.options.num_threads)
+    settings = EngineSettings(start.options.memory_bytes, start.options.threads)
+    shards = FreshClient(DataDir(start.data_dir).run)
     with (
         contextlib.closing(catalog),
-        contextlib.closing(Engine(start.data_dir, catalog, settings)) as engine,
+        contextlib.closing(Engine(start.data_dir, catalog, settings, shards)) as engine,
     ):
         yield engine
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
+from arc.query.counts import QueryMetrics
 from ingest.errors import OverloadedError
 from ingest.query.engine import Engine, Query, Stop
 
@@ -87,15 +88,22 @@ class Runner:
 
     Args:
         engine: Runs them.
+        metrics: Told who waits and who runs.
         concurrency: How many at once.
         timeout_s: That each may work.
         wait_s: How long one may wait for its place.
     """
 
     def __init__(
-        self, engine: Engine, concurrency: int, timeout_s: float, wait_s: float = WAIT_S
+        self,
+        engine: Engine,
+        metrics: QueryMetrics,
+        concurrency: int,
+        timeout_s: float,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._wait_s = wait_s
@@ -115,6 +123,7 @@ class Runner:
         await self._take_place()
         run = Run(self._engine.query(sql, database), self._threads, self._timeout_s)
         self._runs.add(run)
+        self._metrics.running.set(len(self._runs))
         try:
             yield run
         finally:
@@ -136,6 +145,8 @@ class Runner:
         if self._num_waiting >= WAITING_PER_PLACE * self._concurrency:
             raise OverloadedError(f"{self._num_waiting} queries wait already: come back later")
         self._num_waiting += 1
+        self._metrics.waiting.set(self._num_waiting)
+        started_s = time.monotonic()
         try:
             # Not wait_for, which before Python 3.12 may lose a place to a cancellation.
             async with asyncio.timeout(self._wait_s):
@@ -147,10 +158,13 @@ class Runner:
             ) from None
         finally:
             self._num_waiting -= 1
+            self._metrics.waiting.set(self._num_waiting)
+            self._metrics.wait_seconds.observe(time.monotonic() - started_s)
 
     async def _end(self, run: Run) -> None:
         try:
             await run.end()
         finally:
             self._runs.discard(run)
+            self._metrics.running.set(len(self._runs))
             self._places.release()

@@ -1,13 +1,14 @@
 """SQL over HTTP: the answers of the query process, on whatever socket it listens on.
 
-    POST /api/v1/query            JSON: columns, and rows as arrays
-    POST /api/v1/query/msgpack    the same as MessagePack
-    POST /api/v1/query/arrow      Arrow IPC stream, sent while the query runs
-    POST /api/v1/query/estimate   how many rows the query has
+    POST /api/v1/query                 JSON: columns, and rows as arrays
+    POST /api/v1/query/msgpack         the same as MessagePack
+    POST /api/v1/query/arrow           Arrow IPC stream, sent while the query runs
+    POST /api/v1/query/estimate        how many rows the query has
+    GET  /api/v1/query/{measurement}   JSON: the newest rows of one measurement
 
-The body is JSON, `{"sql": "SELECT …"}`; the header x-arc-database names the database of tables
-without one. A refusal is `{"success": false, "error": …}` with a status of 400 or more. Nothing
-here runs SQL: that is `ingest.query`, on the threads of `arc.query.runner`.
+What a request says is read by `arc.query.asks`. A refusal is `{"success": false, "error": …}`
+with a status of 400 or more. Nothing here runs SQL: that is `ingest.query`, on the threads of
+`arc.query.runner`.
 """
 
 from __future__ import annotations
@@ -18,32 +19,27 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
 from arc.json_answer import JSON, json_answer
+from arc.metrics_table import ANSWERS
+from arc.query.asks import DEFAULT_DATABASE, Ask, read_measurement, read_posted
+from arc.query.counts import QueryMetrics
+from arc.query.encoding import IDENTITY
+from arc.query.pieces import Collected, Streamed
 from arc.query.runner import Runner
-from ingest.errors import ClientError, IngestError, OverloadedError, PayloadError, TooLargeError
-from ingest.query.answers import ArrowEncoder, RowEncoder, around_rows
-from ingest.query.engine import Engine, Query
-from ingest.query.errors import QueryCancelledError, QueryLimitError, ResultTooLargeError
+from ingest.errors import ClientError, IngestError, OverloadedError
+from ingest.query.engine import Engine
+from ingest.query.errors import QueryCancelledError, QueryLimitError
 
 PATH = "/api/v1/query"
 PATHS = (PATH, f"{PATH}/msgpack", f"{PATH}/arrow", f"{PATH}/estimate")
+MEASUREMENT_PATH = PATH + "/{measurement}"
 
 MSGPACK = "application/msgpack"
 ARROW = "application/vnd.apache.arrow.stream"
-
-DEFAULT_DATABASE = "default"
-
-#: Largest request. People write kilobytes; programs that list values, more.
-MAX_SQL_BYTES = 2**20
-
-#: Largest answer in JSON or MessagePack, which is held until it is whole: a fault in the last row
-#: must still be a status. 1 M rows of 7 columns take some 120 MB.
-MAX_ANSWER_BYTES = 256 * 2**20
 
 #: From how many rows on an estimate warns, from the strongest down.
 WARNING_ROWS = ((10_000_000, "high"), (1_000_000, "medium"), (100_000, "low"))
@@ -51,30 +47,13 @@ WARNING_ROWS = ((10_000_000, "high"), (1_000_000, "medium"), (100_000, "low"))
 #: Share of a query's time that an estimate counts for, before it falls back on statistics.
 _COUNTING = 6
 
-Answer = Callable[[web.Request, "Ask"], Awaitable[web.StreamResponse]]
+#: Where a request keeps what it counts as, for the middleware.
+_COUNTS_AS = "counts_as"
 
+#: What is counted for a client that went away.
+CLIENT_LEFT = 499
 
-class _Body(msgspec.Struct):
-    """What a client sends. Keys that are not here are ignored."""
-
-    sql: str
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """A request.
-
-    Attributes:
-        sql: To run.
-        database: Of tables without one.
-        started_s: When it came, on the monotonic clock.
-    """
-
-    sql: str
-    database: str
-    started_s: float
-
-
-_BODY = msgspec.json.Decoder(_Body)
+Answer = Callable[[web.Request, Ask], Awaitable[web.StreamResponse]]
 
 
 class QueryServer:
@@ -82,28 +61,40 @@ class QueryServer:
 
     Args:
         runner: Has the places.
+        metrics: Counts what is answered.
         max_rows: Of an answer in JSON or MessagePack.
         stall_s: How long a client may leave an answer unread.
         log: Told of defects.
     """
 
     def __init__(
-        self, runner: Runner, max_rows: int, stall_s: float, log: FilteringBoundLogger
+        self,
+        runner: Runner,
+        metrics: QueryMetrics,
+        max_rows: int,
+        stall_s: float,
+        log: FilteringBoundLogger,
     ) -> None:
         self._runner = runner
+        self._metrics = metrics
         self._max_rows = max_rows
         self._stall_s = stall_s
         self._log = log
 
     def app(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[_errors_as_json(self._log)])
+        app = web.Application(middlewares=[_counted(self._metrics), _errors_as_json(self._log)])
         answers = (self._json, self._msgpack, self._arrow, self._estimate)
-        for path, answer in zip(PATHS, answers, strict=True):
-            app.router.add_post(path, _asked(answer))
+        for path, name, answer in zip(PATHS, ANSWERS, answers, strict=False):
+            app.router.add_post(path, _posted(name, answer))
+        app.router.add_get(MEASUREMENT_PATH, self._measurement, allow_head=False)
         return app
 
     # --- answers -------------------------------------------------------------------------------
+
+    async def _measurement(self, request: web.Request) -> web.StreamResponse:
+        request[_COUNTS_AS] = "measurement"
+        return await self._json(request, read_measurement(request, self._max_rows))
 
     async def _json(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         return await self._rows(request, ask, is_json=True)
@@ -114,28 +105,24 @@ class QueryServer:
     async def _rows(self, request: web.Request, ask: Ask, is_json: bool) -> web.StreamResponse:
         """All rows at once: a query that fails in its last one is a failed query."""
         async with self._runner.place(ask.sql, ask.database) as run:
-            collect = _Collect(run.query, is_json, self._max_rows)
-            pieces = await run.step(collect.run)
-        seconds = time.monotonic() - ask.started_s
-        head, tail = around_rows(collect.columns, collect.num_rows, seconds, is_json)
-        pieces = [head, *pieces, tail]
-        response = web.StreamResponse()
-        response.content_type = JSON if is_json else MSGPACK
-        response.content_length = sum(map(len, pieces))
+            found = Collected(run.query, ask, is_json, self._max_rows)
+            await run.step(found.run)
+        response = _response(JSON if is_json else MSGPACK, found.coding)
+        response.content_length = sum(map(len, found.pieces))
         await response.prepare(request)
-        for piece in pieces:
+        for piece in found.pieces:
             await self._send(response, piece)
         await response.write_eof()
+        self._metrics.rows.inc(found.num_rows)
         return response
 
     async def _arrow(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         """Batch by batch: one is computed while the one before it is sent, and no more."""
         async with self._runner.place(ask.sql, ask.database) as run:
-            stream = _Stream(run.query)
+            stream = Streamed(run.query, ask.coding)
             piece: bytes | memoryview | None = await run.step(stream.begin)
             upcoming = asyncio.ensure_future(run.step(stream.next))
-            response = web.StreamResponse()
-            response.content_type = ARROW
+            response = _response(ARROW, ask.coding)
             try:
                 first = await upcoming  # most of what can fail has failed by now
                 await response.prepare(request)
@@ -150,8 +137,9 @@ class QueryServer:
                 if response.prepared:
                     _cut_off(request)
                 raise
-        await self._send(response, stream.end)
+        await self._send(response, stream.end())
         await response.write_eof()
+        self._metrics.rows.inc(stream.num_rows)
         return response
 
     async def _estimate(self, request: web.Request, ask: Ask) -> web.StreamResponse:
@@ -190,112 +178,54 @@ class QueryServer:
         try:
             async with asyncio.timeout(self._stall_s):
                 await response.write(piece)
+            self._metrics.sent_bytes.inc(len(piece))
         except TimeoutError:
             raise ConnectionResetError("the client does not read its answer") from None
 
 
-class _Collect:
-    """All rows of a query, encoded, on a thread."""
-
-    def __init__(self, query: Query, is_json: bool, max_rows: int) -> None:
-        self.columns: list[str] = []
-        self.num_rows = 0
-        self._query = query
-        self._is_json = is_json
-        self._max_rows = max_rows
-        self._num_bytes = 0
-
-    def run(self) -> list[bytes]:
-        query = self._query.start()
-        self.columns = query.schema.names
-        encoder = RowEncoder(self._is_json)
-        pieces: list[bytes] = []
-        while (batch := query.next_batch()) is not None:
-            self._count_rows(batch.num_rows)
-            if batch.num_rows:
-                if pieces and self._is_json:
-                    pieces.append(b",")
-                pieces.append(encoder.encode(batch))
-                self._count_bytes(len(pieces[-1]))
-        return pieces
-
-    def _count_rows(self, num_rows: int) -> None:
-        self.num_rows += num_rows
-        if self.num_rows > self._max_rows:
-            raise ResultTooLargeError(
-                f"the answer has more than {self._max_rows} rows (ARC_QUERY_MAX_ROWS): add a "
-                f"LIMIT, or ask {PATH}/arrow, which has no limit"
-            )
-
-    def _count_bytes(self, num_bytes: int) -> None:
-        self._num_bytes += num_bytes
-        if self._num_bytes > MAX_ANSWER_BYTES:
-            raise ResultTooLargeError(
-                f"the answer has more than {MAX_ANSWER_BYTES} bytes: add a LIMIT, or ask "
-                f"{PATH}/arrow, which has no limit"
-            )
-
-
-class _Stream:
-    """A query as the pieces of an Arrow IPC stream, on a thread."""
-
-    def __init__(self, query: Query) -> None:
-        self._query = query
-        self._encoder: ArrowEncoder | None = None
-
-    def begin(self) -> memoryview:
-        self._encoder = ArrowEncoder(self._query.start().schema)
-        return self._encoder.begin()
-
-    def next(self) -> memoryview | None:
-        assert self._encoder is not None
-        batch = self._query.next_batch()
-        return None if batch is None else self._encoder.encode(batch)
-
-    @property
-    def end(self) -> bytes:
-        assert self._encoder is not None
-        return self._encoder.end()
-
-
 def warm(engine: Engine) -> None:
     """Run what the first client would otherwise wait 0.2 s for: libraries load parts when used."""
-    query = engine.query("SELECT 1, 0.5::DOUBLE, 'a', now(), NULL::BIGINT", DEFAULT_DATABASE)
-    with contextlib.closing(query):
-        _Collect(query, is_json=True, max_rows=1).run()
+    sql = "SELECT 1, 0.5::DOUBLE, 'a', now(), NULL::BIGINT"
+    ask = Ask(sql, DEFAULT_DATABASE, IDENTITY, time.monotonic())
+    with contextlib.closing(engine.query(sql, DEFAULT_DATABASE)) as query:
+        Collected(query, ask, is_json=True, max_rows=1).run()
 
 
 # --- requests and refusals -----------------------------------------------------------------------
 
 
-def _asked(answer: Answer) -> Handler:
+def _posted(name: str, answer: Answer) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await answer(request, await _read(request))
+        request[_COUNTS_AS] = name
+        return await answer(request, await read_posted(request))
 
     return handle
 
 
-async def _read(request: web.Request) -> Ask:
-    """What a request asks for.
+def _response(content_type: str, coding: str) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Vary": "Accept-Encoding"})
+    response.content_type = content_type
+    if coding != IDENTITY:
+        response.headers["Content-Encoding"] = coding
+    return response
 
-    Raises:
-        PayloadError: the body is not JSON with a key "sql" that holds text.
-        TooLargeError: it is over the limit.
-    """
-    started_s = time.monotonic()
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_SQL_BYTES:
-            raise TooLargeError("the body of a query", MAX_SQL_BYTES, "the largest query")
-    try:
-        sql = _BODY.decode(body).sql
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PayloadError(f'the body of a query: {error}; wanted {{"sql": "SELECT …"}}') from error
-    if not sql.strip():
-        raise PayloadError('the body of a query: key "sql" is empty')
-    database = request.headers.get("x-arc-database") or DEFAULT_DATABASE
-    return Ask(sql, database, started_s)
+
+def _counted(metrics: QueryMetrics) -> Middleware:
+    """Count what is a query, however it ends."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started_s, status = time.monotonic(), CLIENT_LEFT
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            # One that is cancelled has lost its client.
+            if (name := request.get(_COUNTS_AS)) is not None:
+                metrics.count(name, status, time.monotonic() - started_s)
+
+    return count
 
 
 def _errors_as_json(log: FilteringBoundLogger) -> Middleware:
@@ -310,7 +240,7 @@ def _errors_as_json(log: FilteringBoundLogger) -> Middleware:
         except (ConnectionError, QueryCancelledError) as error:
             log.debug("query_client_gone", error=str(error))
             _cut_off(request)
-            return web.Response(status=499)
+            return web.Response(status=CLIENT_LEFT)
         except (ClientError, OverloadedError) as error:
             return _refusal(error, {})
         except Exception:

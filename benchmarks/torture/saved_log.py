@@ -243,7 +243,7 @@ def _restart_on_flip(
 
 
 def _copy_of_data(context: Context, saved: Path) -> Path:
-    shutil.copytree(saved, context.data_dir)
+    shutil.copytree(saved, context.data_dir, ignore=shutil.ignore_patterns("*.sock"))
     return context.data_dir
 
 

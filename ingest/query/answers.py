@@ -34,12 +34,12 @@ class RowEncoder:
 
     def __init__(self, is_json: bool) -> None:
         self._is_json = is_json
-        self._json = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number")
-        self._msgpack = msgspec.msgpack.Encoder(enc_hook=_plain, decimal_format="number")
+        self._json = msgspec.json.Encoder(enc_hook=plain, decimal_format="number")
+        self._msgpack = msgspec.msgpack.Encoder(enc_hook=plain, decimal_format="number")
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
         """All rows of a batch, without what would make them one array."""
-        columns = [_values(column) for column in batch.columns]
+        columns = [values_of(column) for column in batch.columns]
         rows = list(zip(*columns, strict=True)) if columns else [()] * batch.num_rows
         if self._is_json:
             return self._json.encode(rows)[1:-1]
@@ -88,15 +88,15 @@ def _without_dictionary(kind: pa.DataType) -> pa.DataType:
 # --- values --------------------------------------------------------------------------------------
 
 
-def _values(column: pa.Array) -> list[Any]:
-    """The values of a column as an encoder takes them, None where one is missing."""
+def values_of(column: pa.Array) -> list[Any]:
+    """The values of a column as an encoder with `plain` takes them, None where one is missing."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _numbers(column)
     if pa.types.is_timestamp(kind):
         return _times(column)
     if pa.types.is_dictionary(kind):
-        return _values(column.dictionary_decode())
+        return values_of(column.dictionary_decode())
     if pa.types.is_interval(kind):
         return [None if value is None else _interval(value) for value in column.to_pylist()]
     if pa.types.is_decimal(kind):
@@ -145,7 +145,7 @@ def _decimal(value: decimal.Decimal | None) -> object:
     return number if _MIN_INT64 <= number <= _MAX_UINT64 else str(number)
 
 
-def _plain(value: Any) -> object:
+def plain(value: Any) -> object:
     """What msgspec does not know, as something that it does."""
     return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
 

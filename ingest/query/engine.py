@@ -5,7 +5,8 @@ number of threads. It may open files below the data directory and nothing else, 
 locked, and extensions cannot be loaded; what SQL may name at all is up to `ingest.query.gate`.
 
 Each query gets a database of its own in it, with a view for each table that it names, made over
-the files of one snapshot. So queries see no views but their own, whatever runs beside them.
+the files of one snapshot and the rows that shards hold and that snapshot does not. So queries see
+no views but their own, whatever runs beside them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import enum
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,12 +26,13 @@ import pyarrow as pa
 from ingest.catalog import Catalog
 from ingest.errors import StorageError
 from ingest.paths import TableId, check_database
-from ingest.query.binding import exact_path, identifier, view_of
+from ingest.query.binding import exact_path, fresh_table, identifier, view_of
 from ingest.query.errors import (
     QueryCancelledError,
     QueryError,
     QueryLimitError,
 )
+from ingest.query.fresh import NOTHING, FreshSource, FreshTables
 from ingest.query.gate import Kind, Statement, TableName, parse
 from ingest.query.snapshots import Snapshot, Snapshots
 from ingest.table_list import TableEntry, list_tables
@@ -70,6 +72,28 @@ class EngineSettings(msgspec.Struct, frozen=True):
     threads: int
 
 
+class View(msgspec.Struct, frozen=True):
+    """A table as one query sees it.
+
+    Attributes:
+        snapshot: Its files.
+        fresh: Rows that are in none of them.
+    """
+
+    snapshot: Snapshot
+    fresh: Sequence[pa.RecordBatch] = ()
+
+    @property
+    def table(self) -> TableId:
+        """Which."""
+        return self.snapshot.table
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files, as far as the log says, and of memory."""
+        return self.snapshot.num_rows + sum(int(batch.num_rows) for batch in self.fresh)
+
+
 class Stop(enum.Enum):
     """Why a query is cut short."""
 
@@ -84,13 +108,21 @@ class Engine:
         root: The data directory.
         catalog: Of that.
         settings: Its limits.
+        source: The shards that may hold rows which are in no file; None: there are none.
     """
 
-    def __init__(self, root: Path, catalog: Catalog, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        root: Path,
+        catalog: Catalog,
+        settings: EngineSettings,
+        source: FreshSource | None = None,
+    ) -> None:
         self.root = root.absolute()
         self.catalog = catalog
         self.settings = settings
         self.snapshots = Snapshots(self.root, catalog)
+        self.fresh = None if source is None else FreshTables(source, settings.memory_bytes)
         self._numbers = itertools.count(1)
         self._connection = _connect(self.root, settings)
         # Guards the connection, of which each query takes a cursor, which is thread-safe.
@@ -114,12 +146,13 @@ class Engine:
         """A name for the database of one query. No database of a client begins with "_"."""
         return f"_query{next(self._numbers)}"
 
-    def resolve(self, name: TableName, database: str) -> Snapshot:
+    def resolve(self, name: TableName, database: str) -> View:
         """The table that a name in SQL means: exactly that, or the only one in another case.
 
         Raises:
             QueryError: there is none, or there are several.
             StorageError: its log cannot be read.
+            OverloadedError: a shard cannot tell which rows it holds.
         """
         wanted = TableId(name.database or database, name.name)
         with contextlib.suppress(QueryError):
@@ -134,11 +167,17 @@ class Engine:
             raise QueryError(_unknown(wanted, tables))
         return self._take(alike[0])
 
-    def _take(self, table: TableId) -> Snapshot:
-        found = self.snapshots.take(table) if table.measurement else None
+    def _take(self, table: TableId) -> View:
+        if not table.measurement or self.catalog.load(table) is None:
+            raise QueryError(f"there is no table {table.measurement!r}")
+        # In this order: what is stored between the two steps is in both, and the marks tell.
+        fetched = NOTHING if self.fresh is None else self.fresh.fetch(table)
+        found = self.snapshots.take(table, fetched.app_ids)
         if found is None:
             raise QueryError(f"there is no table {table.measurement!r}")
-        return found
+        if self.fresh is not None:
+            self.fresh.forget(table, found.marks)
+        return View(found, fetched.after(found.marks))
 
     def close(self) -> None:
         """Give its memory back. No query may be under way."""
@@ -222,14 +261,14 @@ class Query:
             return sum(batch.num_rows for batch in self._batches)
 
     def stored_rows(self) -> int:
-        """Rows of the files of all tables that the query names, as their logs say.
+        """Rows of all tables that the query names, as their logs and the shards say.
 
         Raises:
             IngestError: see `guarded`.
         """
         with self._guarded():
             statement = parse(self._sql, self._open())
-            return sum(snapshot.num_rows for _, snapshot in self._snapshots(statement))
+            return sum(view.num_rows for _, view in self._views(statement))
 
     def next_batch(self) -> pa.RecordBatch | None:
         """The next rows; None after the last.
@@ -290,24 +329,32 @@ class Query:
         where = identifier(self._attached)
         cursor.execute(f"ATTACH ':memory:' AS {where}")
         names = {self._database.lower(): self._database}
-        views: dict[tuple[str, str], Snapshot] = {}
-        for name, snapshot in self._snapshots(statement):
+        views: dict[tuple[str, str], View] = {}
+        for name, view in self._views(statement):
             database = name.database or self._database
             names.setdefault(database.lower(), database)
             key = (database.lower(), name.name.lower())
-            if views.setdefault(key, snapshot).table != snapshot.table:
+            if views.setdefault(key, view).table != view.table:
                 raise QueryError(
-                    f"tables {views[key].table.measurement!r} and {snapshot.table.measurement!r} "
+                    f"tables {views[key].table.measurement!r} and {view.table.measurement!r} "
                     "differ in case only, and one query cannot name both"
                 )
         for database in names.values():
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {where}.{identifier(database)}")
-        for (folded, _), snapshot in views.items():
-            path = f"{where}.{identifier(names[folded])}.{identifier(snapshot.table.measurement)}"
-            cursor.execute(f"CREATE VIEW {path} AS {view_of(snapshot)}")
+        for (folded, _), view in views.items():
+            path = f"{where}.{identifier(names[folded])}.{identifier(view.table.measurement)}"
+            cursor.execute(f"CREATE VIEW {path} AS {self._select(view, cursor)}")
         cursor.execute(f"USE {where}.{identifier(self._database)}")
 
-    def _snapshots(self, statement: Statement) -> Iterator[tuple[TableName, Snapshot]]:
+    def _select(self, view: View, cursor: duckdb.DuckDBPyConnection) -> str:
+        """What a view stands for. Its rows of memory become a table that only the cursor knows."""
+        if not view.fresh:
+            return view_of(view.snapshot)
+        name, rows = self._engine.next_name(), fresh_table(view.snapshot, view.fresh)
+        cursor.register(name, rows)
+        return view_of(view.snapshot, f"temp.main.{identifier(name)}", rows.column_names)
+
+    def _views(self, statement: Statement) -> Iterator[tuple[TableName, View]]:
         for name in sorted(statement.tables):
             yield name, self._engine.resolve(name, self._database)
         for name in sorted(statement.maybe_tables):

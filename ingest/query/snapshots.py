@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,15 @@ class Snapshot(msgspec.Struct, frozen=True):
         version: Of its Delta log; -1 before its first commit.
         files: All of them.
         columns: Types for DuckDB by name, in the order of the files. A file may lack some.
+        marks: How far it is with each shard that was asked for: the highest log sequence number
+            whose rows it has, by `app_id`.
     """
 
     table: TableId
     version: int
     files: tuple[TableFile, ...]
     columns: dict[str, str]
+    marks: dict[str, int] = {}
 
     @property
     def num_rows(self) -> int:
@@ -97,6 +101,15 @@ class _Open:
         self.version = -1
         self.files: tuple[TableFile, ...] = ()
         self.foreign: dict[str, str] = {}
+        self.marks: dict[str, int] = {}
+
+    def mark(self, app_id: str) -> int:
+        """The highest LSN of a shard that this version has; 0: none."""
+        if self.handle is None:
+            return 0
+        if app_id not in self.marks:  # 0.3 ms, and most queries meet a version that others met
+            self.marks[app_id] = self.handle.transaction_version(app_id) or 0
+        return self.marks[app_id]
 
 
 class Snapshots:
@@ -114,22 +127,31 @@ class Snapshots:
         self._lock = threading.Lock()
         self._open: collections.OrderedDict[TableId, _Open] = collections.OrderedDict()
 
-    def take(self, table: TableId) -> Snapshot | None:
+    def take(self, table: TableId, app_ids: Sequence[str] = ()) -> Snapshot | None:
         """A table as it is now; None when there is no such table.
+
+        Args:
+            table: Which.
+            app_ids: Of the shards that `Snapshot.marks` is to have.
 
         Raises:
             StorageError: catalog, log or disk cannot be read.
         """
-        schema = self._catalog.load(table)
-        if schema is None:
+        if self._catalog.load(table) is None:
             return None
-        columns = {TIME_COLUMN: _TIME_TYPE}
-        columns |= {name: SQL_TYPES[schema.columns[name].type] for name in schema.stored_order()}
         opened = self._opened(table)
         with opened.lock:
             self._refresh(opened, self._root / table_dir(table))
+            # After the log, and types only widen: so it has every value of every file.
+            schema = self._catalog.load(table)
+            if schema is None:
+                return None
+            columns = {TIME_COLUMN: _TIME_TYPE}
+            names = schema.stored_order()
+            columns |= {name: SQL_TYPES[schema.columns[name].type] for name in names}
             columns |= {n: kind for n, kind in opened.foreign.items() if n not in columns}
-            return Snapshot(table, opened.version, opened.files, columns)
+            marks = {app_id: opened.mark(app_id) for app_id in app_ids}
+            return Snapshot(table, opened.version, opened.files, columns, marks)
 
     def _opened(self, table: TableId) -> _Open:
         with self._lock:
@@ -146,6 +168,7 @@ class Snapshots:
             return
         if not log.is_dir():
             opened.handle, opened.version, opened.files, opened.foreign = None, -1, (), {}
+            opened.marks = {}
             return
         try:
             handle = _updated(opened.handle, log, opened.version, folder)
@@ -160,7 +183,7 @@ class Snapshots:
                 raise StorageError(f"table {folder.name}: {_first_line(error)}") from error
             raise
         opened.handle, opened.version = handle, handle.version()
-        opened.files, opened.foreign = files, foreign
+        opened.files, opened.foreign, opened.marks = files, foreign, {}
 
 
 def _is_current(log: Path, version: int) -> bool:

@@ -23,6 +23,7 @@ from arc.handlers.query import QueryHandlers
 from arc.handshake import READY
 from arc.query.options import QueryOptions, QueryStart, command, socket_path
 from arc.query.socket_path import SocketPath
+from arc.runtime import DataDir
 from tests.support.daemon import STOP_TIMEOUT_S
 from tests.support.running import ROOT, clean_environment
 
@@ -35,6 +36,7 @@ class QueryProcess:
         # Several at a time read one data directory here: each has a socket of its own.
         self.socket = at or socket_path(root).with_name(f"{its_ready_fd}-{uuid.uuid4()}")
         self.socket.parent.mkdir(parents=True, exist_ok=True)
+        DataDir(root).run.mkdir(parents=True, exist_ok=True)
         start = QueryStart(root, self.socket, its_ready_fd, QueryOptions(**options))
         self.process = subprocess.Popen(
             command(start),
