@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import selectors
 import socket
 import threading
@@ -26,7 +25,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from arc.query.socket_path import SocketPath
+from arc.query.socket_path import listen
 from ingest import fresh_rows
 from ingest.fresh_rows import FreshHead, FreshRequest, FreshRows
 from ingest.paths import TableId
@@ -68,7 +67,7 @@ class FreshServer:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._wake, self._woken = socket.socketpair()
-        self._listener = _listening(path)
+        self._listener = listen(path, _BACKLOG)
         self._inode = path.stat().st_ino
         self._thread = threading.Thread(target=self._run, name="arc-fresh", daemon=True)
 
@@ -126,23 +125,3 @@ class FreshServer:
     async def _taken(self, request: FreshRequest) -> tuple[FreshHead, FreshRows | None]:
         table = TableId(request.database, request.measurement)
         return self._take(table, request.epoch, request.after_lsn)
-
-
-def _listening(path: Path) -> socket.socket:
-    """A listening Unix socket, for this user only, in place of whatever has its name."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    name = SocketPath(draft)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        draft.unlink(missing_ok=True)
-        listener.bind(name.name)
-        draft.chmod(0o600)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-        draft.replace(path)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        name.close()
-    return listener

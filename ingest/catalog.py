@@ -22,14 +22,14 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from ingest import sqlite
 from ingest.columns import ColumnBatch
-from ingest.errors import LimitError, StorageError
+from ingest.errors import LimitError
 from ingest.paths import QUARANTINE, TableId, table_dir
 from ingest.schema import NO_TABLE, ColumnSpec, TableSchema, widen
 
@@ -102,7 +102,7 @@ class Catalog:
                 self.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
         try:
-            self._prepare()
+            sqlite.prepare(self._connection, f"catalog {self.path}", _FORMAT, (_CREATE,))
         except BaseException:
             self._connection.close()
             raise
@@ -175,7 +175,7 @@ class Catalog:
             ClientError: what `schema.fit` raises, or a table too many, or a bad name.
             StorageError: the catalog cannot be written, or stays locked.
         """
-        with self._lock, self._refusals(), self._transaction():
+        with self._lock, self._refusals(), sqlite.transaction(self._connection):
             counts: dict[str, int] = {}
             return {
                 table: self._evolve(table, batches, counts) for table, batches in changes.items()
@@ -220,35 +220,6 @@ class Catalog:
     def _read(self, table: TableId) -> TableSchema | None:
         row = self._connection.execute(_READ, (table.database, table.measurement)).fetchone()
         return None if row is None else TableSchema(_COLUMNS.decode(row[1]), row[0])
-
-    def _prepare(self) -> None:
-        with self._refusals():
-            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            if self._format() == 0:
-                with self._transaction():
-                    if self._format() == 0:  # no other process was faster
-                        self._connection.execute(_CREATE)
-                        self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
-        found = self._format()
-        if found != _FORMAT:
-            raise StorageError(
-                f"catalog {self.path}: format {found}, but this version of Arc reads "
-                f"format {_FORMAT} only"
-            )
-
-    def _format(self) -> int:
-        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            sqlite.roll_back(self._connection)
-            raise
 
     def _refusals(self) -> contextlib.AbstractContextManager[None]:
         return sqlite.refusals(f"catalog {self.path}")

@@ -20,7 +20,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +234,7 @@ class PolicyStore:
                 self.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
         try:
-            self._prepare()
+            sqlite.prepare(self._connection, f"policies {self.path}", _FORMAT, _CREATE)
         except BaseException:
             self._connection.close()
             raise
@@ -274,7 +273,7 @@ class PolicyStore:
         """
         check(spec)
         now_us = self._clock.now_us()
-        with self._lock, self._refusals(), self._transaction():
+        with self._lock, self._refusals(), sqlite.transaction(self._connection):
             self._check_free(spec, None)
             row = (*msgspec.structs.astuple(spec), now_us, now_us)
             number = self._connection.execute(_INSERT, row).lastrowid
@@ -287,7 +286,7 @@ class PolicyStore:
         Raises:
             NoSuchPolicyError, PayloadError, PolicyExistsError, StorageError: as `get`, `create`.
         """
-        with self._lock, self._refusals(), self._transaction():
+        with self._lock, self._refusals(), sqlite.transaction(self._connection):
             spec = msgspec.structs.replace(self._read(policy_id).spec, **changes)
             check(spec)
             self._check_free(spec, policy_id)
@@ -302,7 +301,7 @@ class PolicyStore:
             NoSuchPolicyError: there is none of this number.
             StorageError: the file cannot be written.
         """
-        with self._lock, self._refusals(), self._transaction():
+        with self._lock, self._refusals(), sqlite.transaction(self._connection):
             self._read(policy_id)
             self._connection.execute("DELETE FROM policies WHERE id = ?", (policy_id,))
             self._connection.execute("DELETE FROM executions WHERE policy_id = ?", (policy_id,))
@@ -315,7 +314,7 @@ class PolicyStore:
         """
         number, status = outcome.policy_id, "completed" if outcome.error is None else "failed"
         row = (number, outcome.at_us, status, outcome.rows, outcome.cutoff_us, outcome.took_ms)
-        with self._lock, self._refusals(), self._transaction():
+        with self._lock, self._refusals(), sqlite.transaction(self._connection):
             self._connection.execute(_INSERT_EXECUTION, (*row, outcome.error))
             self._connection.execute(_FORGET, (number, number, MAX_EXECUTIONS))
 
@@ -356,36 +355,6 @@ class PolicyStore:
                 raise PolicyExistsError(
                     f"policy {other.id}, {other.spec.name!r}, is for {target_name(spec)} already"
                 )
-
-    def _prepare(self) -> None:
-        with self._refusals():
-            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            if self._format() == 0:
-                with self._transaction():
-                    if self._format() == 0:  # no other process was faster
-                        for statement in _CREATE:
-                            self._connection.execute(statement)
-                        self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
-        found = self._format()
-        if found != _FORMAT:
-            raise StorageError(
-                f"policies {self.path}: format {found}, but this version of Arc reads format "
-                f"{_FORMAT} only"
-            )
-
-    def _format(self) -> int:
-        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            sqlite.roll_back(self._connection)
-            raise
 
     def _refusals(self) -> contextlib.AbstractContextManager[None]:
         return sqlite.refusals(f"policies {self.path}")

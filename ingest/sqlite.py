@@ -1,11 +1,11 @@
-"""What the SQLite files of the pipeline share: who may read them, and what their errors mean."""
+"""What the SQLite files of the pipeline share: access, format, transactions, meaning of errors."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ingest.disk import DIRECTORY_MODE, FILE_MODE
@@ -44,3 +44,49 @@ def roll_back(connection: sqlite3.Connection) -> None:
     """End a transaction that failed; SQLite itself ends some, when the disk does."""
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing; waits for writers of other processes as long as the connection may."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def prepare(
+    connection: sqlite3.Connection, what: str, format_: int, statements: Iterable[str]
+) -> None:
+    """Make a new file ready, durable commits included, or check that an old one can be read.
+
+    Args:
+        connection: In autocommit mode.
+        what: For messages: what kind of file, and its path.
+        format_: That this version of Arc writes and reads; above 0.
+        statements: That make the tables of a new file.
+
+    Raises:
+        StorageError: the disk refuses, or the file has another format.
+    """
+    with refusals(what):
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA synchronous = FULL")
+        if _format(connection) == 0:
+            with transaction(connection):
+                if _format(connection) == 0:  # no other process was faster
+                    for statement in statements:
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {format_}")
+    found = _format(connection)
+    if found != format_:
+        raise StorageError(
+            f"{what}: format {found}, but this version of Arc reads format {format_} only"
+        )
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

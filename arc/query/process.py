@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +30,7 @@ from arc.query.fresh_client import FreshClient
 from arc.query.options import QueryStart, parse_arguments
 from arc.query.runner import Runner
 from arc.query.server import QueryServer, warm
-from arc.query.socket_path import SocketPath
+from arc.query.socket_path import listen
 from arc.query.standing_back import stand_back
 from arc.runtime import DataDir
 from ingest.catalog import Catalog
@@ -78,7 +76,7 @@ async def serve(start: QueryStart, log: FilteringBoundLogger) -> int:
         )
         warm(engine)
         await web_runner.setup()
-        listener = bind(start.socket)
+        listener = listen(start.socket, _BACKLOG)
         inode = _inode(start.socket)
         await web.SockSite(web_runner, listener).start()
         log.debug("query_process_ready", socket=str(start.socket))
@@ -106,31 +104,6 @@ def _engine(start: QueryStart) -> Iterator[Engine]:
         contextlib.closing(Engine(start.data_dir, catalog, settings, shards)) as engine,
     ):
         yield engine
-
-
-def bind(path: Path) -> socket.socket:
-    """A listening Unix socket, for this user only, in place of whatever has its name.
-
-    Raises:
-        SocketPathError: the path is too long for this system.
-        OSError: the folder cannot be written.
-    """
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    name = SocketPath(draft)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        draft.unlink(missing_ok=True)
-        listener.bind(name.name)
-        draft.chmod(0o600)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-        draft.replace(path)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        name.close()
-    return listener
 
 
 def _inode(path: Path) -> int | None:

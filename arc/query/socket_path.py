@@ -1,4 +1,4 @@
-"""The name under which a Unix socket is bound or reached, however deep its folder lies.
+"""Unix sockets in a data directory: their names, however deep it lies, and how one is bound.
 
 A kernel takes 107 bytes of path (103 on macOS), and data directories are longer at times. On
 Linux the folder is then opened, and its descriptor names it: `/proc/self/fd/7/query.sock`.
@@ -7,6 +7,7 @@ Linux the folder is then opened, and its descriptor names it: `/proc/self/fd/7/q
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 #: Longest path that is used as it is.
@@ -47,3 +48,34 @@ class SocketPath:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def listen(path: Path, backlog: int) -> socket.socket:
+    """A listening Unix socket, for this user only, in place of whatever has its name.
+
+    It is bound under another name first and then renamed, so that it takes that place in one step.
+
+    Args:
+        path: Its name.
+        backlog: Connections that may wait to be accepted.
+
+    Raises:
+        SocketPathError: the path is too long for this system.
+        OSError: the folder cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    name = SocketPath(draft)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        draft.unlink(missing_ok=True)
+        listener.bind(name.name)
+        draft.chmod(0o600)
+        listener.listen(backlog)
+        listener.setblocking(False)
+        draft.replace(path)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        name.close()
+    return listener
