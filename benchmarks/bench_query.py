@@ -156,7 +156,7 @@ def benches(engine: Engine, root: Path) -> list[Bench]:
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute(f"SET threads = {engine.settings.threads}")
     connection.execute("SET parquet_metadata_cache = true")
-    fresh = fresh_table(view.snapshot, view.fresh)
+    fresh = fresh_table(view.snapshot, [batch.rows for batch in view.fresh])
     connection.register("fresh", fresh)
     files = ", ".join(f"'{file.path}'" for file in view.snapshot.files)
     connection.execute(f"CREATE VIEW listed AS SELECT * FROM read_parquet([{files}])")

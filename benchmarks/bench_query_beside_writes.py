@@ -66,9 +66,12 @@ def main(arguments: list[str]) -> int:
     """Run the windows and print what they were like."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = _options(arguments[:split])
-    with tempfile.TemporaryDirectory() as folder, _daemon(folder, arguments[split + 1 :]) as info:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        daemon_with(folder, arguments[split + 1 :]) as info,
+    ):
         connections = Connections(info)
-        rows = _store(connections, options.rows)
+        rows = store(connections, options.rows)
         print(f"{rows} rows are stored, {options.rate} writes/s of {BODY_ROWS} rows are due")
         found: dict[int, list[np.ndarray]] = {0: [], options.queries: []}
         for _ in range(options.rounds):
@@ -92,7 +95,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _daemon(folder: str, flags: list[str]) -> Iterator[DaemonInfo]:
+def daemon_with(folder: str, flags: list[str]) -> Iterator[DaemonInfo]:
     """A daemon that answers queries, ended by SIGTERM."""
     command = [sys.executable, "-m", "arc", "serve", "--port", "0", "--data-dir", folder, *flags]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -114,7 +117,7 @@ def _wait_until_ready(folder: str, process: subprocess.Popen[bytes]) -> DaemonIn
     raise SystemExit("the daemon did not start")
 
 
-def _store(connections: Connections, rows: int) -> int:
+def store(connections: Connections, rows: int) -> int:
     """Store rows for the queries, and wait until all of them are found."""
     body = workload_body("c", STORED_BODY_ROWS)
     count = max(1, rows // STORED_BODY_ROWS)

@@ -45,6 +45,11 @@ def exact_path(path: str) -> str:
     return path.translate(_GLOB)
 
 
+def empty_table(snapshot: Snapshot) -> pa.Table:
+    """No rows, in the types that their table has."""
+    return _schema(snapshot, frozenset(snapshot.columns)).empty_table()
+
+
 def fresh_table(snapshot: Snapshot, batches: Sequence[pa.RecordBatch]) -> pa.Table:
     """Rows that are in no file, in the types that their table has by now.
 
@@ -53,15 +58,19 @@ def fresh_table(snapshot: Snapshot, batches: Sequence[pa.RecordBatch]) -> pa.Tab
         batches: At least one. One that lacks a column, or has it as integers from before it became
             double, is brought into line; nothing else is copied.
     """
-    there = set[str]().union(*[batch.schema.names for batch in batches])
-    schema = pa.schema(
+    there = frozenset[str]().union(*[batch.schema.names for batch in batches])
+    schema = _schema(snapshot, there)
+    return pa.Table.from_batches([_conformed(batch, schema) for batch in batches], schema)
+
+
+def _schema(snapshot: Snapshot, names: frozenset[str]) -> pa.Schema:
+    return pa.schema(
         [
             (name, _ARROW_TYPES[kind])
             for name, kind in snapshot.columns.items()
-            if name in there and kind in _ARROW_TYPES
+            if name in names and kind in _ARROW_TYPES
         ]
     )
-    return pa.Table.from_batches([_conformed(batch, schema) for batch in batches], schema)
 
 
 def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

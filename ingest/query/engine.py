@@ -15,7 +15,7 @@ import contextlib
 import enum
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +26,7 @@ import pyarrow as pa
 from ingest.catalog import Catalog
 from ingest.errors import StorageError
 from ingest.paths import TableId, check_database
-from ingest.query.binding import exact_path, fresh_table, identifier, view_of
+from ingest.query.binding import exact_path
 from ingest.query.errors import (
     QueryCancelledError,
     QueryError,
@@ -34,7 +34,8 @@ from ingest.query.errors import (
 )
 from ingest.query.fresh import NOTHING, FreshSource, FreshTables
 from ingest.query.gate import Kind, Statement, TableName, parse
-from ingest.query.snapshots import Snapshot, Snapshots
+from ingest.query.snapshots import Snapshots
+from ingest.query.views import View, Views
 from ingest.table_list import TableEntry, list_tables
 
 #: Rows of a batch: large enough that what is done once a batch does not show, small enough that
@@ -70,28 +71,6 @@ class EngineSettings(msgspec.Struct, frozen=True):
 
     memory_bytes: int
     threads: int
-
-
-class View(msgspec.Struct, frozen=True):
-    """A table as one query sees it.
-
-    Attributes:
-        snapshot: Its files.
-        fresh: Rows that are in none of them.
-    """
-
-    snapshot: Snapshot
-    fresh: Sequence[pa.RecordBatch] = ()
-
-    @property
-    def table(self) -> TableId:
-        """Which."""
-        return self.snapshot.table
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of all files, as far as the log says, and of memory."""
-        return self.snapshot.num_rows + sum(int(batch.num_rows) for batch in self.fresh)
 
 
 class Stop(enum.Enum):
@@ -230,7 +209,7 @@ class Query:
         # Guards the cursor against being interrupted while it is closed.
         self._lock = threading.Lock()
         self._cursor: duckdb.DuckDBPyConnection | None = None
-        self._attached = ""
+        self._bound: Views | None = None
 
     def start(self) -> Query:
         """Take the snapshots and begin to run.
@@ -254,7 +233,8 @@ class Query:
             cursor = self._open()
             statement = parse(self._sql, cursor)
             if statement.kind is Kind.ROWS and not statement.is_explained:
-                self._bind(statement, cursor)
+                if self._bind(statement, cursor) is not None:
+                    return 1
                 counted = cursor.sql(statement.sql).aggregate("count(*)").to_arrow_reader(1)
                 return int(counted.read_next_batch()[0][0].as_py())
             self._run(statement, cursor)
@@ -294,10 +274,8 @@ class Query:
             cursor, self._cursor = self._cursor, None
         if cursor is None:
             return
-        with contextlib.suppress(duckdb.Error):
-            if self._attached:
-                cursor.execute("USE memory")
-                cursor.execute(f"DETACH {identifier(self._attached)}")
+        if self._bound is not None:
+            self._bound.close()
         cursor.close()
 
     # --- running -------------------------------------------------------------------------------
@@ -315,44 +293,22 @@ class Query:
         elif statement.kind is Kind.TABLES:
             self._show(_tables(self._engine, _wanted(statement, self._database)))
         else:
-            self._bind(statement, cursor)
+            rows = self._bind(statement, cursor)
             found = cursor.sql(statement.sql)
+            if rows is not None:
+                schema = pa.schema([(found.columns[0], pa.int64())])
+                self._show(pa.table([[rows]], schema=schema))
+                return
             reader = found.to_arrow_reader(BATCH_ROWS)
             self.schema, self._batches = reader.schema, iter(reader)
 
     def _show(self, table: pa.Table) -> None:
         self.schema, self._batches = table.schema, iter(table.to_batches())
 
-    def _bind(self, statement: Statement, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Make the views of a query, in a database that only it knows."""
-        self._attached = self._engine.next_name()
-        where = identifier(self._attached)
-        cursor.execute(f"ATTACH ':memory:' AS {where}")
-        names = {self._database.lower(): self._database}
-        views: dict[tuple[str, str], View] = {}
-        for name, view in self._views(statement):
-            database = name.database or self._database
-            names.setdefault(database.lower(), database)
-            key = (database.lower(), name.name.lower())
-            if views.setdefault(key, view).table != view.table:
-                raise QueryError(
-                    f"tables {views[key].table.measurement!r} and {view.table.measurement!r} "
-                    "differ in case only, and one query cannot name both"
-                )
-        for database in names.values():
-            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {where}.{identifier(database)}")
-        for (folded, _), view in views.items():
-            path = f"{where}.{identifier(names[folded])}.{identifier(view.table.measurement)}"
-            cursor.execute(f"CREATE VIEW {path} AS {self._select(view, cursor)}")
-        cursor.execute(f"USE {where}.{identifier(self._database)}")
-
-    def _select(self, view: View, cursor: duckdb.DuckDBPyConnection) -> str:
-        """What a view stands for. Its rows of memory become a table that only the cursor knows."""
-        if not view.fresh:
-            return view_of(view.snapshot)
-        name, rows = self._engine.next_name(), fresh_table(view.snapshot, view.fresh)
-        cursor.register(name, rows)
-        return view_of(view.snapshot, f"temp.main.{identifier(name)}", rows.column_names)
+    def _bind(self, statement: Statement, cursor: duckdb.DuckDBPyConnection) -> int | None:
+        """Make the views of a query; the answer, if it is the number of rows of a table."""
+        self._bound = Views(cursor, self._engine.next_name(), self._database)
+        return self._bound.bind(statement, list(self._views(statement)))
 
     def _views(self, statement: Statement) -> Iterator[tuple[TableName, View]]:
         for name in sorted(statement.tables):

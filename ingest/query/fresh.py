@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ingest.columns import TIME_COLUMN
 from ingest.errors import OverloadedError
 from ingest.fresh_rows import PIECE_ROWS, PieceHead
 from ingest.paths import TableId
@@ -80,6 +81,20 @@ class FreshSource(Protocol):
         ...
 
 
+class FreshBatch(msgspec.Struct, frozen=True):
+    """Rows that are in no file yet.
+
+    Attributes:
+        rows: `time` and columns as the shard stored them then; at least one row.
+        min_us: None is earlier, microseconds since 1970-01-01T00:00Z.
+        max_us: None is later.
+    """
+
+    rows: pa.RecordBatch
+    min_us: int
+    max_us: int
+
+
 class Chunk(msgspec.Struct, frozen=True):
     """Rows of one shard, in the order of their requests.
 
@@ -87,11 +102,15 @@ class Chunk(msgspec.Struct, frozen=True):
         rows: `time` and columns as the shard stored them then.
         lsns: int64, shape (requests,), ascending.
         ends: int64, shape (requests,): the row after the last of each.
+        min_us: Earliest time of them, microseconds since 1970-01-01T00:00Z.
+        max_us: Latest.
     """
 
     rows: pa.RecordBatch
     lsns: NDArray[np.int64]
     ends: NDArray[np.int64]
+    min_us: int
+    max_us: int
 
     @property
     def size_bytes(self) -> int:
@@ -153,7 +172,7 @@ class Fetched(msgspec.Struct, frozen=True):
         """Of the shards that had rows."""
         return [shard.app_id for shard in self.shards if shard.chunks]
 
-    def after(self, marks: Mapping[str, int]) -> list[pa.RecordBatch]:
+    def after(self, marks: Mapping[str, int]) -> list[FreshBatch]:
         """The rows that a version of the table does not have.
 
         Args:
@@ -165,7 +184,7 @@ class Fetched(msgspec.Struct, frozen=True):
             for chunk in shard.chunks:
                 rows = chunk.after(mark)
                 if rows.num_rows:
-                    found.append(rows)
+                    found.append(FreshBatch(rows, chunk.min_us, chunk.max_us))
         return found
 
 
@@ -307,7 +326,8 @@ def _chunk(head: PieceHead, content: bytes | bytearray) -> Chunk:
         rows = reader.read_next_batch()
     lsns = np.frombuffer(head.lsns, dtype=np.int64)
     ends = np.frombuffer(head.ends, dtype=np.int64)
-    return Chunk(rows, lsns, ends)
+    times = rows.column(TIME_COLUMN).view(pa.int64()).to_numpy()
+    return Chunk(rows, lsns, ends, int(times.min()), int(times.max()))
 
 
 def _are_worth_joining(older: Chunk, newer: Chunk) -> bool:
@@ -323,4 +343,6 @@ def _join(older: Chunk, newer: Chunk) -> Chunk:
         table.to_batches()[0],
         np.concatenate([older.lsns, newer.lsns]),
         np.concatenate([older.ends, newer.ends + older.rows.num_rows]),
+        min(older.min_us, newer.min_us),
+        max(older.max_us, newer.max_us),
     )

@@ -86,6 +86,7 @@ class Statement(msgspec.Struct, frozen=True):
         maybe_tables: Named in it, where a common table expression has the same name.
         database: Of SHOW TABLES; None: that of the request; "": all of them.
         is_explained: Whether only its plan is asked for.
+        references: How often it names a table; 0 where that cannot be told.
     """
 
     kind: Kind
@@ -94,6 +95,7 @@ class Statement(msgspec.Struct, frozen=True):
     maybe_tables: frozenset[TableName] = frozenset()
     database: str | None = None
     is_explained: bool = False
+    references: int = 0
 
 
 def parse(sql: str, connection: duckdb.DuckDBPyConnection) -> Statement:
@@ -118,7 +120,7 @@ def parse(sql: str, connection: duckdb.DuckDBPyConnection) -> Statement:
         found = _inspect(inner, connection)
         if found.kind is not Kind.ROWS:
             raise QueryError("EXPLAIN: wanted a SELECT after it")
-        return msgspec.structs.replace(found, sql=prefix + inner, is_explained=True)
+        return msgspec.structs.replace(found, sql=prefix + inner, is_explained=True, references=0)
     if kind != "SELECT":
         raise QueryError(f"a statement of type {kind} is not allowed: wanted {_ALLOWED}")
     return _inspect(text, connection)
@@ -222,14 +224,17 @@ def _inspect(sql: str, connection: duckdb.DuckDBPyConnection) -> Statement:
     shown = _shown(root, sql)
     if shown is not None:
         return shown
-    named: set[TableName] = set()
+    named: list[TableName] = []
     local: set[str] = set()
     for node in _nodes(root):
         _check_node(node)
-        named |= set(_named_tables(node))
+        named.extend(_named_tables(node))
         local |= set(_local_names(node))
     maybe = {name for name in named if not name.database and name.name.lower() in local}
-    return Statement(Kind.ROWS, sql, frozenset(named - maybe), frozenset(maybe))
+    tables = frozenset(named) - maybe
+    # A name that is a table's in one place and an expression's in another counts for neither.
+    references = sum(name in tables for name in named)
+    return Statement(Kind.ROWS, sql, tables, frozenset(maybe), references=references)
 
 
 def _tree(sql: str, connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:

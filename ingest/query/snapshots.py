@@ -60,11 +60,15 @@ class TableFile(msgspec.Struct, frozen=True, gc=False):
         path: Absolute.
         size_bytes: Of the file.
         num_rows: In it; None when the log does not say.
+        min_us: Earliest time of its rows, microseconds since 1970-01-01T00:00Z; None the same.
+        max_us: Latest, or up to a millisecond later.
     """
 
     path: str
     size_bytes: int
     num_rows: int | None
+    min_us: int | None = None
+    max_us: int | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -215,16 +219,31 @@ def _updated(
 
 def _files(handle: deltalake.DeltaTable, folder: Path) -> tuple[TableFile, ...]:
     found = pa.table(handle.get_add_actions(flatten=True))
-    names = ("path", "size_bytes", "num_records")
-    columns: list[list[Any]] = [
-        found[name].to_pylist() if name in found.column_names else [None] * found.num_rows
-        for name in names
-    ]
+    names = ("path", "size_bytes", "num_records", f"min.{TIME_COLUMN}", f"max.{TIME_COLUMN}")
+    columns = [_values(found, name) for name in names]
     where = str(folder)
     return tuple(
-        TableFile(f"{where}/{delta.decoded_path(path)}", size or 0, rows)
-        for path, size, rows in zip(*columns, strict=True)
+        # Who follows the letter of Delta cuts the times of statistics to whole milliseconds.
+        TableFile(
+            f"{where}/{delta.decoded_path(path)}",
+            size or 0,
+            rows,
+            low,
+            None if high is None else high + 999,
+        )
+        for path, size, rows, low, high in zip(*columns, strict=True)
     )
+
+
+def _values(actions: pa.Table, name: str) -> list[Any]:
+    """What the log says of each file; None where it does not. Times in microseconds."""
+    if name not in actions.column_names:
+        return [None] * actions.num_rows
+    column = actions[name]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _foreign_columns(handle: deltalake.DeltaTable) -> dict[str, str]:

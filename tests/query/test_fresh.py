@@ -177,7 +177,7 @@ def test_what_is_stored_between_the_question_and_the_version_counts_once(root: P
         assert snapshot is not None
         assert snapshot.num_rows == 3
         assert fetched.after(snapshot.marks) == []
-        assert sum(rows.num_rows for rows in fetched.after({})) == 3
+        assert sum(batch.rows.num_rows for batch in fetched.after({})) == 3
 
 
 def test_a_commit_that_the_shard_has_not_heard_of_yet_counts_once(
@@ -400,7 +400,7 @@ class ModelShard:
 def seen(shard: ModelShard, fetched: Fetched) -> list[int]:
     """All rows, as a query sees them that takes its version now."""
     fresh = fetched.after({"arc-000": shard.mark})
-    return [*shard.stored, *(n for rows in fresh for n in rows.column("n").to_pylist())]
+    return [*shard.stored, *(n for part in fresh for n in part.rows.column("n").to_pylist())]
 
 
 steps = st.one_of(
