@@ -36,7 +36,7 @@ from ingest.query.fresh import NOTHING, FreshSource, FreshTables
 from ingest.query.gate import Kind, Statement, TableName, parse
 from ingest.query.snapshots import Snapshots
 from ingest.query.views import View, Views
-from ingest.table_list import TableEntry, list_tables
+from ingest.table_list import TableEntry, TableList
 
 #: Rows of a batch: large enough that what is done once a batch does not show, small enough that
 #: the first rows of an answer are sent soon.
@@ -101,6 +101,7 @@ class Engine:
         self.catalog = catalog
         self.settings = settings
         self.snapshots = Snapshots(self.root, catalog)
+        self.tables = TableList(catalog, self.root)
         self.fresh = None if source is None else FreshTables(source, settings.memory_bytes)
         self._numbers = itertools.count(1)
         self._connection = _connect(self.root, settings)
@@ -377,7 +378,7 @@ def _databases(catalog: Catalog) -> pa.Table:
 
 
 def _tables(engine: Engine, database: str | None) -> pa.Table:
-    entries = list_tables(engine.catalog, engine.root, database)
+    entries = engine.tables.entries(database)
     return pa.Table.from_pylist([_row(entry) for entry in entries], schema=_TABLE_COLUMNS)
 
 
