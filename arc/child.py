@@ -1,4 +1,4 @@
-"""The processes of the supervisor, as it sees them: the template, and the workers forked from it.
+"""The processes of the supervisor, as it sees them: the template, workers forked from it, helpers.
 
 Started, told what they are, ready, ended. Nothing here knows of other workers, of restarts or of
 what a worker does. Linux only: the end of a process is seen by a descriptor of it (pidfd_open(2)),
@@ -123,6 +123,39 @@ class Child(Process):
     def age_s(self) -> float:
         """Seconds since it was asked for."""
         return time.monotonic() - self._started_s
+
+
+class Helper(Process):
+    """A process that is neither a worker nor the template: it serves beside them."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Follow one that `spawn` started. Raises OSError as `Process` does."""
+        super().__init__(process.pid, process.wait)
+        self._stdin = process.stdin
+
+    @classmethod
+    def spawn(cls, command: Sequence[str]) -> Helper:
+        """Start it, with a pipe as its standard input whose end tells it that this one is gone.
+
+        Args:
+            command: Program and arguments.
+
+        Raises:
+            OSError: the system cannot start the process.
+        """
+        # Ctrl-C in a terminal is for the supervisor, which asks it to stop.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        try:
+            return cls(process)
+        except OSError:
+            process.kill()
+            process.communicate()
+            raise
+
+    def _on_end(self) -> None:
+        assert self._stdin is not None, "BUG: spawn() gave it none"
+        self._stdin.close()
+        super()._on_end()
 
 
 class Template(Process):

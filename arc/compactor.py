@@ -73,8 +73,9 @@ def compact(
     Exits with 0 if all is done, 1 if something could not be merged, 2 for bad usage or no such
     table, 3 if another compactor is at work, 130 for Ctrl-C.
     """
-    from ingest.compaction import BusyError, Limits, NoSuchTableError, compact_directory
+    from ingest.compaction import Limits, NoSuchTableError, compact_directory
     from ingest.errors import IngestError
+    from ingest.turn import CompactionBusyError
 
     root = Path(data_dir or load({}, None).config.data_dir).absolute()
     log, bar = _quiet_log(), _Bar()
@@ -91,7 +92,7 @@ def compact(
     except (IngestError, OSError) as error:
         bar.clear()
         is_usage = isinstance(error, NoSuchTableError)
-        busy = EXIT_BUSY if isinstance(error, BusyError) else EXIT_FAILED
+        busy = EXIT_BUSY if isinstance(error, CompactionBusyError) else EXIT_FAILED
         _fail(str(error), EXIT_USAGE if is_usage else busy)
     bar.clear()
     print(_shown(outcome, time.monotonic() - started_s, as_json))

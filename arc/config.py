@@ -18,12 +18,15 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
+
+#: Characters of the admin token.
+MIN_TOKEN, MAX_TOKEN = 16, 256
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 
@@ -66,6 +69,7 @@ class Setting:
         low: Smallest value.
         high: Largest value.
         choices: The only words allowed, if any.
+        secret: Has no flag, which `ps` would show, and is shown nowhere.
     """
 
     unit: str
@@ -73,6 +77,7 @@ class Setting:
     low: float = 0
     high: float = NO_LIMIT
     choices: tuple[str, ...] = ()
+    secret: bool = False
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -347,6 +352,53 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             high=19,
         ),
     ] = 5
+    compact_interval_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "Pause between two looks for small files of hours and days that are over, which are "
+            "merged by a process at the lowest priority; with 0 there is none, and `arc compact` "
+            "does it by hand. A look at tables that did not change costs half a second of a core.",
+            high=86_400,
+        ),
+    ] = 300.0
+    compact_older_than_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "How long ago an hour or a day must have ended before its files are merged: most of "
+            "what comes late has come by then.",
+            high=31_536_000,
+        ),
+    ] = 300.0
+    retention_interval_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "How often retention policies are applied; 0 means never by itself. Rows go by whole "
+            "hours or days, so that more often finds nothing.",
+            high=86_400,
+        ),
+    ] = 600.0
+    continuous_query_interval_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "How often the daemon looks for windows of continuous queries that are due; 0 means "
+            "never: they are executed by hand alone. A look takes a millisecond, and a window "
+            "begins to be executed so much later at the most.",
+            high=86_400,
+        ),
+    ] = 10.0
+    continuous_query_delay_s: Annotated[
+        float,
+        Setting(
+            "seconds",
+            "How long after its end a window of a continuous query is executed: the time that "
+            "late rows have. Three times the 10 s that agents commonly collect for.",
+            high=86_400,
+        ),
+    ] = 30.0
     keepalive_s: Annotated[
         float,
         Setting(
@@ -387,6 +439,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             high=86_400,
         ),
     ] = 30.0
+    admin_token: Annotated[
+        str,
+        Setting(
+            "",
+            "What lets the operator use the paths below /debug; empty: nobody may.",
+            secret=True,
+        ),
+    ] = ""
+    admin_token_file: Annotated[
+        str,
+        Setting(
+            "",
+            "File that holds the admin token, which lets the operator use the paths below /debug. "
+            "Empty: ARC_ADMIN_TOKEN, or admin_token in the TOML file, may hold it instead; without "
+            "any of them nobody may use those paths.",
+        ),
+    ] = ""
     log_level: Annotated[
         str,
         Setting(
@@ -404,6 +473,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             choices=("auto", "console", "json"),
         ),
     ] = "auto"
+
+    def __repr__(self) -> str:
+        """All settings but secrets."""
+        hidden = {field.name for field in secrets()}
+        pairs = msgspec.structs.asdict(self).items()
+        shown = (f"{name}={'...' if name in hidden else repr(value)}" for name, value in pairs)
+        return f"Config({', '.join(shown)})"
 
     @property
     def num_workers(self) -> int:
@@ -451,6 +527,8 @@ class Field:
         setting = self.setting
         if self.name == "host":
             return _LOOPBACK
+        if self.setting.secret:
+            return f"{MIN_TOKEN} to {MAX_TOKEN} visible characters of ASCII"
         if self.type is str:
             return "one of " + ", ".join(setting.choices) if setting.choices else "a path"
         if self.is_size:
@@ -467,9 +545,18 @@ class Field:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@functools.cache
 def fields() -> tuple[Field, ...]:
-    """The table of settings, in the order of `Config`."""
+    """The table of settings that may be shown, in the order of `Config`."""
+    return tuple(field for field in _all_fields() if not field.setting.secret)
+
+
+def secrets() -> tuple[Field, ...]:
+    """The other settings: in the environment and the file only, and never shown."""
+    return tuple(field for field in _all_fields() if field.setting.secret)
+
+
+@functools.cache
+def _all_fields() -> tuple[Field, ...]:
     hints = get_type_hints(Config, include_extras=True)
     defaults = msgspec.structs.asdict(Config())
     rows = ((name, *get_args(hints[name]), value) for name, value in defaults.items())
@@ -518,14 +605,16 @@ def load(
     values = _checked(given, problems)
     if problems:
         raise ConfigError(problems)
-    sources = {f.name: given[f.name].source if f.name in given else "default" for f in fields()}
+    sources = dict.fromkeys((f.name for f in _all_fields()), "default")
+    sources |= {name: found.source for name, found in given.items()}
     return Loaded(Config(**values), sources)
 
 
 def resolve(config: Config) -> Config:
     """The configuration as workers run it: nothing left to look up.
 
-    The address becomes numeric, `data_dir` absolute, `workers` a number. A body limit above
+    The address becomes numeric, `data_dir` absolute, `workers` a number, and the admin token is
+    read from its file. A body limit above
     one worker's memory is cut to it: such a body could never be admitted, so its client must
     hear 413 rather than 503 for ever. Segments are small enough for four of them in a worker's
     share of the log: one in use is never free, and should not be most of it.
@@ -536,6 +625,7 @@ def resolve(config: Config) -> Config:
         host=loopback_address(config.host),
         data_dir=str(Path(config.data_dir).absolute()),
         workers=config.num_workers,
+        admin_token=_admin_token(config),
         max_body_bytes=min(config.max_body_bytes, share),
         max_decompressed_bytes=min(config.max_decompressed_bytes, share),
         log_segment_bytes=min(
@@ -561,6 +651,35 @@ def loopback_address(host: str) -> str:
         if "%" not in address and ipaddress.ip_address(address).is_loopback:
             return address
     raise ValueError(f"{host!r} is not a loopback address")
+
+
+def _admin_token(config: Config) -> str:
+    """The token, from its file if there is one."""
+    path = config.admin_token_file
+    if not path:
+        return config.admin_token
+    if config.admin_token:
+        raise ConfigError([f"admin_token_file: got {path!r}; admin_token is set as well: one only"])
+    try:
+        with Path(path).open(encoding="ascii") as file:
+            return _token(file.readline(MAX_TOKEN + 2).rstrip("\r\n"))
+    except OSError as error:
+        problem = f"cannot read it: {error.strerror}"
+    except ValueError:
+        [field] = (field for field in secrets() if field.name == "admin_token")
+        problem = f"its first line is no token; allowed: {field.allowed}"
+    raise ConfigError([f"admin_token_file: got {path!r}; {problem}"])
+
+
+def _token(text: str) -> str:
+    """A token that is hard to guess, and that a header can carry.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not MIN_TOKEN <= len(text) <= MAX_TOKEN or not all("!" <= c <= "~" for c in text):
+        raise ValueError("not a token")
+    return text
 
 
 def parse_size(text: str) -> int:
@@ -601,13 +720,13 @@ def _from_file(path: str, problems: list[str]) -> dict[str, _Given]:
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
         problems.append(f"config: got {path!r}; not a TOML file: {error}")
         return {}
-    names = {field.name: field for field in fields()}
+    names = {field.name: field for field in _all_fields()}
     problems.extend(_unknown(k, v, path, names) for k, v in table.items() if k not in names)
     return {key: _Given(table[key], path, False) for key in names if key in table}
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
-    names = {field.env_name: field for field in fields()}
+    names = {field.env_name: field for field in _all_fields()}
     prefixed = {name for name in environ if name.startswith(ENV_PREFIX)} - OTHER_ENV_NAMES
     ours = {name for name in prefixed if not name.startswith(CLIENT_ENV_PREFIX)}
     problems.extend(
@@ -630,15 +749,16 @@ def _from_flags(flags: Mapping[str, str | None]) -> dict[str, _Given]:
     }
 
 
-def _unknown(written: str, value: Any, source: str, names: Collection[str]) -> str:
+def _unknown(written: str, value: Any, source: str, names: Mapping[str, Field]) -> str:
     close = difflib.get_close_matches(written, names, n=1)
     hint = f"did you mean {close[0]}?" if close else "`arc config` lists them"
-    return f"{written}: got {value!r} from {source}; no such setting: {hint}"
+    shown = "a value" if close and names[close[0]].setting.secret else repr(value)
+    return f"{written}: got {shown} from {source}; no such setting: {hint}"
 
 
 def _checked(given: Mapping[str, _Given], problems: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for field in fields():
+    for field in _all_fields():
         if field.name not in given:
             continue
         raw, source, is_text = given[field.name]
@@ -647,17 +767,22 @@ def _checked(given: Mapping[str, _Given], problems: list[str]) -> dict[str, Any]
                 _word(field, raw) if field.type is str else _number(field, raw, is_text)
             )
         except (ValueError, OverflowError, OSError):
-            problems.append(f"{field.name}: got {raw!r} from {source}; allowed: {field.allowed}")
+            shown = "a value" if field.setting.secret else repr(raw)
+            problems.append(f"{field.name}: got {shown} from {source}; allowed: {field.allowed}")
     return values
 
 
 def _word(field: Field, raw: Any) -> str:
+    if raw == field.default == "":
+        return ""
     if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
         raise ValueError("not a word")
     if field.setting.choices and raw not in field.setting.choices:
         raise ValueError("not one of the choices")
     if field.name == "host":
         loopback_address(raw)
+    if field.setting.secret:
+        _token(raw)
     return raw
 
 

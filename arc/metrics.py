@@ -129,8 +129,12 @@ class SlotHistogram:
 class MetricsFile:
     """The slots of one process, mapped. Gives out instruments by the names in `METRICS`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep_gauges: bool = False) -> None:
         """Map the file, made where there is none.
+
+        Args:
+            path: Of the file.
+            keep_gauges: They tell of what a predecessor has done, not of what it was doing.
 
         Raises:
             OSError: no room on the disk, or no rights.
@@ -140,7 +144,8 @@ class MetricsFile:
         self._ints: memoryview[int] = memoryview(self._map).cast("q")
         self._floats: memoryview[float] = memoryview(self._map).cast("d")
         if self._ints[0] == _MAGIC and self._ints[1] == self._layout.fingerprint:
-            self._reset_gauges()
+            if not keep_gauges:
+                self._reset_gauges()
         else:
             self._start_anew()
 

@@ -212,6 +212,30 @@ METRICS: tuple[Metric, ...] = (
     _gauge("queries_running", "queries", "Queries that have a place."),
     _gauge("queries_waiting", "queries", "Queries that wait for one."),
     _counter("query_process_starts", "starts", "Starts of the query process."),
+    _counter("compaction_runs", "runs", "Looks of the compactor that came to their end."),
+    _counter("compaction_files_merged", "files", "Files whose place a larger one has taken."),
+    _counter("compaction_files_written", "files", "Files that took their place."),
+    _counter("compaction_rows", "rows", "Rows in files that took the place of others."),
+    _counter("compaction_merged_bytes", "bytes", "Bytes of the files that were replaced."),
+    _counter("compaction_written_bytes", "bytes", "Bytes of the files that took their place."),
+    _counter("compaction_failures", "failures", "Merges, or whole tables, that failed."),
+    _counter(
+        "compaction_conflicts", "merges", "Merges that another change of their table made void."
+    ),
+    _counter("vacuumed_files", "files", "Files removed from the disk that had left their table."),
+    _counter("vacuumed_bytes", "bytes", "Bytes of those files."),
+    _gauge(
+        "compaction_last_end_seconds",
+        "seconds",
+        "When the compactor last came to an end of its work, since 1970.",
+        merge=Merge.MAX,
+    ),
+    _gauge(
+        "compaction_last_run_seconds",
+        "seconds",
+        "How long the compactor was at work then.",
+        merge=Merge.MAX,
+    ),
     _gauge("durability", "-", "1 at the level that a 204 stands for.", _LEVEL, merge=Merge.MAX),
     _histogram("loop_lag", _LAG_BUCKETS, "How late the event loop runs what is due."),
     _gauge(

@@ -1,7 +1,8 @@
 """Keeps the workers running: starts them, restarts the dead, stops all of them in order.
 
 A `Supervisor` follows one child process for each shard, the template that they are forked from,
-and the process that answers SQL, until a signal asks for the end. It serves no request, holds no
+the process that answers SQL, and the one that merges small files, which it starts anew for each
+look at the tables, until a signal asks for the end. It serves no request, holds no
 rows, and imports nothing heavy, so that it has no reason to die itself.
 """
 
@@ -12,7 +13,6 @@ import contextlib
 import datetime
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +22,15 @@ from structlog.typing import FilteringBoundLogger
 from arc.banner import banner
 from arc.child import (
     Child,
-    Process,
+    Helper,
     Template,
     TemplateEndedError,
     adopt_orphans,
     describe_exit,
     reap_orphans,
 )
+from arc.compaction_options import CompactionStart
+from arc.compaction_options import command as compaction_command
 from arc.config import Config
 from arc.metrics import SupervisorMetrics, row_balance, supervisor_path
 from arc.ports import url_of
@@ -79,7 +81,7 @@ class Supervisor:
         self._running: dict[int, Child] = {}  # by shard: started and not seen to end
         self._ready: dict[int, Child] = {}  # by shard: those of them that serve
         self._template: Template | None = None  # the latest; it may have ended
-        self._query: Process | None = None  # the latest that answers SQL; it may have ended
+        self._helpers: set[Helper] = set()  # those that are neither, and not seen to end
         self._stopping = asyncio.Event()
         self._whole = asyncio.Event()  # all workers were ready at one time
         self._failed = False  # a process gave up at the start, or a worker lost rows at the end
@@ -107,6 +109,8 @@ class Supervisor:
         keepers += [asyncio.create_task(self._keep(n)) for n in range(self._config.workers)]
         if self._config.query_concurrency:
             keepers.append(asyncio.create_task(self._keep_query()))
+        if self._config.compact_interval_s:
+            keepers.append(asyncio.create_task(self._keep_compacting()))
         stop = asyncio.create_task(self._stopping.wait())
         try:
             # A keeper ends only when it is told to, unless there is a defect in it.
@@ -212,22 +216,47 @@ class Supervisor:
 
     async def _run_query(self) -> None:
         """From the start of the query process to its end."""
+        await self._run_helper("query_process", query_command(self._query_start()), ends=False)
+
+    async def _keep_compacting(self) -> None:
+        """Have a compactor look at the tables now and then until the daemon stops.
+
+        Each look is a process of its own: see `arc.compaction_process`.
+        """
+        await self._first_of(self._whole, self._stopping)
+        failures = 0
+        while not self._stopping.is_set():
+            # One that keeps failing is not started more often than anything else that does.
+            least_s = RESTART_PAUSES_S[min(failures, len(RESTART_PAUSES_S) - 1)]
+            await self._sleep(max(self._config.compact_interval_s, least_s))
+            if not self._stopping.is_set():
+                command = compaction_command(self._compaction_start())
+                well = await self._run_helper("compactor", command, ends=True)
+                failures = 0 if well else failures + 1
+
+    async def _run_helper(self, name: str, command: Sequence[str], *, ends: bool) -> bool:
+        """From the start of a process that is no worker to its end.
+
+        Args:
+            name: For the log.
+            command: Program and arguments.
+            ends: It is right that it ends by itself, with status 0.
+
+        Returns:
+            Whether it ended as it should.
+        """
         try:
-            started = subprocess.Popen(
-                query_command(self._query_start()),
-                stdin=subprocess.PIPE,  # whose end tells it that this process is gone
-                start_new_session=True,
-            )
-            self._query = Process(started.pid, started.wait)
+            process = Helper.spawn(command)
         except OSError as error:  # no memory or no process ids now
-            self._log.error("query_process_not_started", error=str(error))
-            return
-        status = await self._query.wait()
-        assert started.stdin is not None
-        started.stdin.close()
-        if not self._stopping.is_set():
-            fields = {"pid": started.pid, "end": describe_exit(status)}
-            self._log.error("query_process_died", **fields)
+            self._log.error(f"{name}_not_started", error=str(error))
+            return False
+        self._helpers.add(process)
+        status = await process.wait()
+        self._helpers.discard(process)
+        well = self._stopping.is_set() or (ends and status == 0)
+        if not well:
+            self._log.error(f"{name}_died", pid=process.pid, end=describe_exit(status))
+        return well
 
     def _query_start(self) -> QueryStart:
         config = self._config
@@ -243,6 +272,15 @@ class Supervisor:
             log_format=config.log_format,
         )
         return QueryStart(Path(config.data_dir), socket_path(config.data_dir), None, options)
+
+    def _compaction_start(self) -> CompactionStart:
+        config = self._config
+        return CompactionStart(
+            data_dir=Path(config.data_dir),
+            older_than_s=config.compact_older_than_s,
+            log_level=config.log_level,
+            log_format=config.log_format,
+        )
 
     async def _first_of(self, *events: asyncio.Event) -> None:
         waits = [asyncio.create_task(event.wait()) for event in events]
@@ -265,17 +303,19 @@ class Supervisor:
         """Wait for what a template left when it died; not while a worker's id is unknown."""
         template = self._template
         if template is not None and not template.is_forking:
-            others = [template, *self._running.values()]
-            if self._query is not None:
-                others.append(self._query)
+            others = [template, *self._running.values(), *self._helpers]
             reap_orphans({process.pid for process in others})
 
     async def _pause(self, quick_ends: int) -> float:
         """Wait before a restart, or until the daemon stops; returns how long it was to be."""
         seconds = RESTART_PAUSES_S[min(quick_ends, len(RESTART_PAUSES_S)) - 1]
+        await self._sleep(seconds)
+        return seconds
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for so long, or until the daemon stops."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-        return seconds
 
     def _on_ready(self, child: Child) -> None:
         self._ready[child.shard] = child
@@ -334,8 +374,8 @@ class Supervisor:
             child.terminate()
         if self._template is not None:
             self._template.stop()
-        if self._query is not None:
-            self._query.terminate()
+        for helper in self._helpers:
+            helper.terminate()
         _, late = await asyncio.wait(keepers, timeout=self._config.shutdown_timeout_s)
         if late:
             self._log.error(
@@ -349,9 +389,10 @@ class Supervisor:
     def _kill_all(self) -> None:
         for child in self._running.values():
             child.kill()
-        for process in (self._template, self._query):
-            if process is not None:
-                process.kill()
+        for helper in self._helpers:
+            helper.kill()
+        if self._template is not None:
+            self._template.kill()
 
     def _report_end(self) -> int:
         """Say where the rows are, and return the exit status."""

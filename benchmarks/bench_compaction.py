@@ -35,7 +35,7 @@ from benchmarks.data import Columns, columnar_body, columns
 from ingest import compact_files, parquet
 from ingest.clock import ManualClock
 from ingest.columns import ColumnBatch
-from ingest.compaction import DAY_US, OWNER, Compactor, Limits, my_compaction
+from ingest.compaction import DAY_US, OWNER, Compactor, Limits
 from ingest.instruments import null
 from ingest.limits import Limits as BodyLimits
 from ingest.msgpack_decoder import decode
@@ -44,6 +44,7 @@ from ingest.store import LocalStore, StagedFile
 from ingest.table_build import build_tables
 from ingest.table_change import TableChanger
 from ingest.table_log import DeltaTableLog
+from ingest.turn import my_compaction
 
 TABLE = TableId("default", "cpu")
 START_US = 1_768_435_200_000_000  # 2026-01-15T00:00Z
@@ -161,7 +162,7 @@ def compact(store: LocalStore, days: float) -> dict[str, Any]:
     """Compact the table when its days are over, and vacuum it."""
     clock = ManualClock(START_US + round(days * DAY_US) + 2 * DAY_US)
     before, started_s = cpu_s(), time.perf_counter()
-    with my_compaction(store.root):
+    with my_compaction(store.root / ".arc"):
         compactor = Compactor(store, structlog.get_logger(), Limits(), clock)
         compactor.recover()
         outcome = compactor.run([TABLE])

@@ -10,7 +10,8 @@ of one series lie side by side. Which one wins depends on the data, by a fifth e
 (docs/profiling/2026-11-20-compaction.md), so both are tried; `ORDER_KEY` says which it was.
 
 Memory: the times of all rows once, 8 bytes each, to find where the groups begin; then one group
-at a time, some `GROUP_ROWS` rows, and one group of rows of one old file. The old files are read a
+at a time, `GROUP_ROWS` rows or, of wide ones, `GROUP_BYTES`, in two orders, and one group of rows
+of one old file. The old files are read a
 group of rows at a time, and again for each new group that they have rows for; files in order of
 time, which is what flushes make, are read once or twice. Only a moment that has more rows than a
 group can have makes it larger.
@@ -39,6 +40,10 @@ from ingest.parquet import TAGS_KEY
 #: Rows of a group at most, but for those of one moment. See the figures in
 #: docs/profiling/2026-11-20-compaction.md.
 GROUP_ROWS = 1 << 18
+
+#: Bytes of a group at most, in memory, as far as footers tell: of rows that hold whole requests, or
+#: hundreds of columns. A group has this many rows in any case.
+GROUP_BYTES, _LEAST_ROWS = 64 << 20, 1024
 
 #: zstd at this level; higher ones cost more time than the bytes are worth, see there.
 ZSTD_LEVEL = 3
@@ -78,6 +83,7 @@ class Merge:
         paths: Of the files.
         check: Called for each file and each group of rows; whatever it raises ends the work.
         group_rows: Rows of a new group at most.
+        group_bytes: Bytes of a new group at most, see `GROUP_BYTES`.
 
     Attributes:
         metadata: Key-value metadata of each file, in the order of `paths`.
@@ -93,11 +99,12 @@ class Merge:
         paths: Sequence[Path],
         check: Callable[[], None] = lambda: None,
         group_rows: int = GROUP_ROWS,
+        group_bytes: int = GROUP_BYTES,
     ) -> None:
         self.metadata: list[Mapping[bytes, bytes]] = []
         self.num_rows = 0
         self._check = check
-        self._group_rows = group_rows
+        self._decoded_bytes = 0
         self._pieces: list[_Piece] = []
         self._types: dict[str, pa.DataType] = {}
         self._names: dict[Path, frozenset[str]] = {}
@@ -109,6 +116,8 @@ class Merge:
                 self._look(path, file)
         self._encoded -= self._plain
         self._schema = pa.schema([self._field(name) for name in self._types])
+        row_bytes = max(8 * len(self._types), self._decoded_bytes // max(1, self.num_rows))
+        self._group_rows = min(group_rows, max(_LEAST_ROWS, group_bytes // row_bytes))
 
     @property
     def min_time_us(self) -> int:
@@ -184,6 +193,7 @@ class Merge:
             self._look_into(path, footer.row_group(number), number)
 
     def _look_into(self, path: Path, group: pq.RowGroupMetaData, number: int) -> None:
+        self._decoded_bytes += group.total_byte_size
         chunks: list[Any] = [group.column(place) for place in range(group.num_columns)]
         for chunk in chunks:
             name = chunk.path_in_schema

@@ -14,18 +14,16 @@ Where they lie: a file of one hour in the folder of that hour, one of a day in
 `YYYY/MM/DD/day/`: the glob over the hour folders (`*/*/*/*/*.parquet`) finds both, and shows
 each row once when the old files are gone, after the next `vacuum`.
 
-Files whose names are not of ours are left alone, and so is the quarantine, whose files are looked
-up one by one.
+Files whose names are not of ours are left alone.
 
 A crash at any point loses work and nothing else: see `table_change`. Two at a time would do each
-other's work for nothing, so `my_compaction` lets only one in.
+other's work for nothing, so `ingest.turn.my_compaction` lets only one in. When a table is worth a
+look again is in `ingest.compaction_looks`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,8 +33,7 @@ from structlog.typing import FilteringBoundLogger
 from ingest.catalog import Catalog
 from ingest.clock import Clock, SystemClock
 from ingest.compact_files import GoneError, Merge
-from ingest.disk import DIRECTORY_MODE, FILE_MODE, refusals
-from ingest.errors import ClientError, IngestError, StorageError
+from ingest.errors import ClientError, StorageError
 from ingest.merged_files import (
     COVERS_KEY,
     DAY_DIR,
@@ -46,17 +43,20 @@ from ingest.merged_files import (
     new_name,
 )
 from ingest.parquet import TAGS_KEY
-from ingest.paths import HOUR_US, QUARANTINE, LogRange, TableId, hour_dir, table_dir
+from ingest.paths import HOUR_US, LogRange, TableId, hour_dir, table_dir
 from ingest.promotion import parse_rewritten_name
 from ingest.store import LocalStore, StagedFile
 from ingest.table_change import GRACE_S, ConflictError, TableChanger, TableFile
+from ingest.turn import my_compaction
 
 OWNER = "compact"
 
 DAY_US = 24 * HOUR_US
 
-_CATALOG = ".arc/catalog.db"
-_LOCK = ".arc/locks/compactor.lock"
+#: What a merge runs in.
+Merging = Callable[[], contextlib.AbstractContextManager[None]]
+
+_STATE_DIR, _CATALOG = ".arc", ".arc/catalog.db"
 
 #: A file is rewritten with smaller ones when they have together this part of its bytes.
 _SHARE = 4
@@ -158,13 +158,6 @@ class NoSuchTableError(ClientError):
     reason = "not_found"
 
 
-class BusyError(IngestError):
-    """Another compactor is at work on the data directory."""
-
-    status_hint = 503
-    reason = "busy"
-
-
 # --- planning --------------------------------------------------------------------------------
 
 
@@ -189,21 +182,46 @@ def plan(files: Iterable[TableFile], now_us: int, limits: Limits) -> list[Task]:
     ]
 
 
+def next_due_us(files: Iterable[TableFile], now_us: int, limits: Limits) -> int | None:
+    """When there may be more to merge, should nothing more come. Pure.
+
+    That is at the next end of an hour or a day of which there are files, and `older_than_s` later.
+
+    Args:
+        files: Of the table, all of them.
+        now_us: Wall time, microseconds since 1970-01-01T00:00Z, as is the result.
+        limits: See there.
+
+    Returns:
+        None when all of that is over.
+    """
+    closed_us = now_us - round(limits.older_than_s * 1e6)
+    ends = (end_us for file in files for _, _, end_us in _spans(file) if end_us > closed_us)
+    first_us = min(ends, default=None)
+    return None if first_us is None else first_us + now_us - closed_us
+
+
 def _span(file: TableFile, closed_us: int) -> tuple[int, str] | None:
     """The beginning and the folder of the day or hour that a file belongs to, if that is over."""
-    name = file.path.rpartition("/")[2]
-    if parse_rewritten_name(name) is None and not is_merged_name(name):
-        return None
-    if file.min_us is None or file.max_us is None or not file.num_rows:
-        return None
-    for span_us in (DAY_US, HOUR_US):
-        start_us = file.min_us // span_us * span_us
-        end_us = start_us + span_us
-        if file.max_us < end_us <= closed_us:
+    for span_us, start_us, end_us in _spans(file):
+        if end_us <= closed_us:
             folder = hour_dir(start_us)
             is_day = span_us == DAY_US
             return start_us, f"{folder.rpartition('/')[0]}/{DAY_DIR}" if is_day else folder
     return None
+
+
+def _spans(file: TableFile) -> Iterator[tuple[int, int, int]]:
+    """Length, beginning and end of the day and of the hour that all rows of a file are in, µs."""
+    name = file.path.rpartition("/")[2]
+    if parse_rewritten_name(name) is None and not is_merged_name(name):
+        return
+    if file.min_us is None or file.max_us is None or not file.num_rows:
+        return
+    for span_us in (DAY_US, HOUR_US):
+        start_us = file.min_us // span_us * span_us
+        if file.max_us < start_us + span_us:
+            yield span_us, start_us, start_us + span_us
 
 
 def _worth_merging(files: Iterable[TableFile], limits: Limits) -> list[TableFile]:
@@ -247,6 +265,8 @@ class Compactor:
         limits: See there.
         clock: By which hours and days are over.
         check: Called again and again during the work; what it raises ends it between two commits.
+        admit: Called before each task; what it raises ends the work as well.
+        merging: Around what takes long and holds no lock: reading old files, writing a new one.
     """
 
     def __init__(
@@ -256,12 +276,16 @@ class Compactor:
         limits: Limits | None = None,
         clock: Clock | None = None,
         check: Callable[[], None] = lambda: None,
+        admit: Callable[[], None] = lambda: None,
+        merging: Merging = contextlib.nullcontext,
     ) -> None:
         self._store = store
         self._log = log
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._check = check
+        self._admit = admit
+        self._merging = merging
         self._changer = TableChanger(store, log, self._clock, OWNER)
 
     def recover(self) -> int:
@@ -273,49 +297,87 @@ class Compactor:
         return self._changer.recover()
 
     def run(
-        self, tables: Iterable[TableId], progress: Callable[[Progress], None] = lambda _: None
+        self,
+        tables: Iterable[TableId],
+        progress: Callable[[Progress], None] = lambda _: None,
+        outcome: Outcome | None = None,
+        settled: Callable[[TableId, Sequence[TableFile]], None] = lambda _, __: None,
     ) -> Outcome:
         """Compact tables, one after another, until nothing is left to do. Under `my_compaction`.
 
         What fails is logged and counted, and the rest goes on.
+
+        Args:
+            tables: Which.
+            progress: Told how far it is, before and after each task.
+            outcome: Is added to with every task, so that it also tells of work that was ended.
+            settled: Told of each table of which nothing is left to do, and of its files then.
         """
-        outcome = Outcome()
+        outcome = Outcome() if outcome is None else outcome
         for table in tables:
-            if table.measurement == QUARANTINE:
-                continue
+            self._check()
+            before, started_s = msgspec.structs.replace(outcome), self._clock.monotonic_s()
             try:
-                self._run_table(table, outcome, progress)
+                files = self._run_table(table, outcome, progress)
+                if files is not None:
+                    settled(table, files)
             except StorageError as error:
                 outcome.failures += 1
                 self._log.error("compaction_failed", error=str(error), **_named(table))
+            finally:
+                self._tell(table, before, outcome, self._clock.monotonic_s() - started_s)
         return outcome
+
+    def _tell(self, table: TableId, before: Outcome, after: Outcome, took_s: float) -> None:
+        """Log what was done to a table, if anything was."""
+        done = {
+            name: getattr(after, name) - getattr(before, name)
+            for name in Outcome.__struct_fields__
+            if name not in ("conflicts", "failures")
+        }
+        if any(done.values()):
+            self._log.info("compacted", **_named(table), **done, seconds=round(took_s, 3))
 
     def _run_table(
         self, table: TableId, outcome: Outcome, progress: Callable[[Progress], None]
-    ) -> None:
+    ) -> list[TableFile] | None:
+        """Compact one table; its files, unless something is left to do."""
         left: set[tuple[str, ...]] = set()
+        settled: list[TableFile] | None = None
         for _ in range(_MAX_ROUNDS):
-            tasks = [
-                task
-                for task in plan(self._changer.files(table), self._clock.now_us(), self._limits)
-                if _paths(task) not in left
-            ]
+            files = self._changer.files(table)
+            planned = plan(files, self._clock.now_us(), self._limits)
+            tasks = [task for task in planned if _paths(task) not in left]
             if not tasks:
+                settled = None if planned else files
                 break
-            done, total = 0, sum(task.size_bytes for task in tasks)
-            for task in tasks:
-                progress(Progress(table, done, total))
-                if not self._run_task(table, task, outcome):
-                    left.add(_paths(task))
-                done += task.size_bytes
-            progress(Progress(table, done, total))
+            self._run_tasks(table, tasks, left, outcome, progress)
         gone = self._changer.vacuum(table, self._limits.grace_s)
         outcome.files_vacuumed += gone.num_files
         outcome.bytes_vacuumed += gone.size_bytes
+        return settled
+
+    def _run_tasks(
+        self,
+        table: TableId,
+        tasks: Sequence[Task],
+        left: set[tuple[str, ...]],
+        outcome: Outcome,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        """Do some tasks; those that are not to be tried again in this run are added to `left`."""
+        done, total = 0, sum(task.size_bytes for task in tasks)
+        for task in tasks:
+            progress(Progress(table, done, total))
+            if not self._run_task(table, task, outcome):
+                left.add(_paths(task))
+            done += task.size_bytes
+        progress(Progress(table, done, total))
 
     def _run_task(self, table: TableId, task: Task, outcome: Outcome) -> bool:
         """Do one task, and count what came of it; False: not to be tried again in this run."""
         self._check()
+        self._admit()
         try:
             new = self.compact(table, task)
         except (ConflictError, GoneError) as error:
@@ -347,6 +409,17 @@ class Compactor:
                 f"{free_bytes} bytes of disk are free, too few to merge {len(task.files)} files "
                 f"of {task.size_bytes} bytes: {_FREE_BYTES} have to stay free"
             )
+        with self._merging():
+            new = self._merge(table, task)
+        try:
+            self._changer.replace(table, _paths(task), [new], "OPTIMIZE", data_change=False)
+        except BaseException:
+            self._store.discard([new])
+            raise
+        return new
+
+    def _merge(self, table: TableId, task: Task) -> StagedFile:
+        """Make the new file; it is in no table yet."""
         folder = table_dir(table)
         paths = [self._store.root / folder / file.path for file in task.files]
         merge = Merge(paths, self._check)
@@ -355,13 +428,7 @@ class Compactor:
                 f"{len(task.files)} files of {folder}/{task.folder} hold {merge.num_rows} rows, "
                 f"and the table says {task.num_rows}"
             )
-        new = self._stage(table, task, merge)
-        try:
-            self._changer.replace(table, _paths(task), [new], "OPTIMIZE", data_change=False)
-        except BaseException:
-            self._store.discard([new])
-            raise
-        return new
+        return self._stage(table, task, merge)
 
     def _stage(self, table: TableId, task: Task, merge: Merge) -> StagedFile:
         """Write the new file, and sync it."""
@@ -426,50 +493,41 @@ def compact_directory(
         clock: By which hours and days are over.
 
     Raises:
-        BusyError: another compactor is at work.
+        CompactionBusyError: another compactor is at work.
         NoSuchTableError: a database or measurement was named, and there is no such table.
         StorageError: there is no data directory, or it cannot be used.
     """
-    if not (data_dir / _CATALOG).is_file():
-        raise StorageError(f"{data_dir} is no data directory: there is no {_CATALOG} in it")
-    with contextlib.closing(Catalog(data_dir / _CATALOG, 1, 1)) as catalog:  # makes no table
-        tables = [
-            entry.table
-            for entry in catalog.tables()
-            if database in (None, entry.table.database)
-            and measurement in (None, entry.table.measurement)
-        ]
+    tables = known_tables(data_dir, database, measurement)
     if not tables and (database, measurement) != (None, None):
         raise NoSuchTableError(f"there is no table {database or '*'}.{measurement or '*'}")
-    with my_compaction(data_dir):
+    with my_compaction(data_dir / _STATE_DIR):
         compactor = Compactor(LocalStore(data_dir), log, limits, clock, check)
         compactor.recover()
         return compactor.run(tables, progress)
 
 
-@contextlib.contextmanager
-def my_compaction(root: Path) -> Iterator[None]:
-    """Be the only compactor of a data directory, whatever the process, until the end of a `with`.
+def known_tables(
+    data_dir: Path, database: str | None = None, measurement: str | None = None
+) -> list[TableId]:
+    """The tables of a data directory, by name.
 
     Args:
-        root: The data directory.
+        data_dir: Of a daemon.
+        database: Only tables of this one; None: of all.
+        measurement: Only tables of this name.
 
     Raises:
-        BusyError: there is one already.
-        StorageError: the lock file cannot be made.
+        StorageError: there is no data directory, or it cannot be used.
     """
-    path = root / _LOCK
-    with refusals(path, "lock"):
-        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"another compactor is at work on {root}") from None
-        yield
-    finally:
-        os.close(descriptor)
+    if not (data_dir / _CATALOG).is_file():
+        raise StorageError(f"{data_dir} is no data directory: there is no {_CATALOG} in it")
+    with contextlib.closing(Catalog(data_dir / _CATALOG, 1, 1)) as catalog:  # makes no table
+        return [
+            entry.table
+            for entry in catalog.tables()
+            if database in (None, entry.table.database)
+            and measurement in (None, entry.table.measurement)
+        ]
 
 
 def _paths(task: Task) -> tuple[str, ...]:

@@ -215,3 +215,13 @@ def _points_to(path: Path, checkpoints: Iterable[str]) -> bool:
     version = found.get("version")
     prefix = f"{version:020d}.checkpoint." if isinstance(version, int) else "?"
     return any(name.startswith(prefix) for name in checkpoints)
+
+
+def add_actions(handle: deltalake.DeltaTable, *, flatten: bool = True) -> pa.Table:
+    """The files of a table at one version, a row each, as `DeltaTable.get_add_actions` has them.
+
+    Read as a stream: given an object, `pa.table` first looks whether it is one of pandas', and
+    imports that where it is installed, 0.27 s and 49 MB.
+    """
+    found = handle.get_add_actions(flatten=flatten)
+    return pa.RecordBatchReader.from_stream(found).read_all()

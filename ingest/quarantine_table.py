@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ingest import delta, sqlite
 from ingest.columns import TIME_COLUMN
+from ingest.delta_folder import add_actions
 from ingest.errors import StorageError
 from ingest.paths import QUARANTINE, TableId, table_dir, table_from_dir
 from ingest.table_survey import open_table
@@ -121,7 +122,7 @@ def _read_table(root: Path, database: str) -> Iterator[Kept]:
 def _files(folder: Path) -> list[Path]:
     table = open_table(folder)
     try:
-        paths = pa.table(table.get_add_actions(flatten=True)).column("path").to_pylist()
+        paths = add_actions(table).column("path").to_pylist()
     except Exception as error:
         raise StorageError(f"deltalake cannot list {folder}: {error}") from error
     return [folder / delta.decoded_path(path) for path in paths]

@@ -37,6 +37,7 @@ from ingest import delta, promotion
 from ingest.clock import Clock, SystemClock
 from ingest.delta_folder import (
     CHECKPOINT_VERSIONS,
+    add_actions,
     checkpoint,
     mend,
     open_table,
@@ -439,13 +440,13 @@ def _active(handle: deltalake.DeltaTable, folder: str) -> set[str]:
     """Paths of all files of a table, below its folder, as of now."""
     with refusals_of_deltalake(folder):
         handle.update_incremental()
-        paths = pa.table(handle.get_add_actions()).column("path").to_pylist()
+        paths = add_actions(handle).column("path").to_pylist()
     return {delta.decoded_path(path) for path in paths}
 
 
 def _files(handle: deltalake.DeltaTable, folder: str) -> list[TableFile]:
     with refusals_of_deltalake(folder):
-        found = pa.table(handle.get_add_actions(flatten=True))
+        found = add_actions(handle)
         version = handle.version()
     names = ("path", "size_bytes", "num_records", "min.time", "max.time", "modification_time")
     columns: list[list[Any]] = []

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ingest import delta
 from ingest.catalog import Catalog
 from ingest.columns import TIME_COLUMN
+from ingest.delta_folder import add_actions
 from ingest.merged_files import DAY_DIR
 from ingest.paths import HOUR_US, TableId
 
@@ -156,7 +157,7 @@ def _read(folder: Path) -> _Known:
     try:
         handle = deltalake.DeltaTable(str(folder))
         version = handle.version()
-        actions = pa.table(handle.get_add_actions(flatten=True))
+        actions = add_actions(handle)
         return _Known(version, _mark(folder, version), _content_of(actions))
     except BaseException as error:
         # A panic of Rust code is no Exception.

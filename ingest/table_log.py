@@ -29,6 +29,7 @@ from ingest.clock import Clock, SystemClock
 from ingest.columns import TIME_COLUMN
 from ingest.delta_folder import (
     CHECKPOINT_VERSIONS,
+    add_actions,
     checkpoint,
     mend,
     open_table,
@@ -412,7 +413,7 @@ class DeltaTableLog:
         if self._open(folder).version < 0 and not self._has_commits(folder):
             return set()
         with open_table(self._store, folder) as table:
-            paths = pa.table(table.get_add_actions()).column("path").to_pylist()
+            paths = add_actions(table).column("path").to_pylist()
         return {delta.decoded_path(path) for path in paths}
 
     def _has_commits(self, folder: str) -> bool:

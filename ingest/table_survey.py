@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ingest import delta
 from ingest.columns import TIME_COLUMN
-from ingest.delta_folder import read_tombstones
+from ingest.delta_folder import add_actions, read_tombstones
 from ingest.errors import IngestError, StorageError
 from ingest.findings import Finding, Severity, Span, in_words
 from ingest.lsn import make_lsn, seq_of
@@ -311,7 +311,7 @@ def _entries(table: deltalake.DeltaTable, folder: Path) -> list[_Entry]:
         StorageError: their list cannot be read.
     """
     try:
-        found = pa.table(table.get_add_actions(flatten=True))
+        found = add_actions(table)
     except Exception as error:
         raise StorageError(f"deltalake cannot list it: {_first_line(error)}") from error
     names = ("path", "size_bytes", "num_records", "min.time", "max.time")

@@ -13,8 +13,9 @@ import deltalake
 import pytest
 
 from arc.compactor import bar_line
-from ingest.compaction import Progress, my_compaction
+from ingest.compaction import Progress
 from ingest.paths import TableId, table_dir
+from ingest.turn import my_compaction
 from tests.support.daemon import serving
 from tests.support.data_dir import CPU, MEM, DataDirectory
 
@@ -100,7 +101,7 @@ def test_a_folder_that_is_no_data_directory_is_said_to_be_none(tmp_path: Path) -
 
 
 def test_a_second_compactor_ends_with_a_status_of_its_own(data: DataDirectory) -> None:
-    with my_compaction(data.root):
+    with my_compaction(data.root / ".arc"):
         said = compact(data.root)
     assert said.returncode == 3
     assert said.stderr == f"arc: another compactor is at work on {data.root}\n"

@@ -232,6 +232,14 @@ def test_the_caller_can_end_the_work(tmp_path: Path, write: Callable[..., Path])
         Merge(paths, check).write(str(tmp_path / "new.parquet"), {})
 
 
+def test_wide_rows_make_smaller_groups(tmp_path: Path, write: Callable[..., Path]) -> None:
+    times = list(range(3000))
+    wide = pa.table({"time": pa.array(times, STAMP), "body": [f"{n:04d}" * 25 for n in times]})
+    with merged(tmp_path, [write(wide)], group_bytes=1) as file:
+        rows = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    assert rows == [1000, 1000, 1000]  # at least 1 024 rows are let into one, in even parts
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80).map(sorted), st.integers(1, 20))
 def test_groups_are_cut_so_that_no_moment_is_in_two(times: list[int], group_rows: int) -> None:
     array = np.array(times, dtype=np.int64)

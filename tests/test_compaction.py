@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from ingest.clock import ManualClock
 from ingest.compaction import (
     DAY_US,
-    BusyError,
     Compactor,
     Limits,
     NoSuchTableError,
@@ -33,7 +32,7 @@ from ingest.compaction import (
     Task,
     compact_directory,
     covered,
-    my_compaction,
+    next_due_us,
     plan,
 )
 from ingest.errors import StorageError
@@ -41,6 +40,7 @@ from ingest.findings import Severity
 from ingest.merged_files import decode_covers, is_merged_name, new_name
 from ingest.paths import HOUR_US, QUARANTINE, LogRange, TableId, file_name, hour_dir, table_dir
 from ingest.table_change import TableChanger, TableFile
+from ingest.turn import CompactionBusyError, my_compaction
 from ingest.verify import verify
 from tests.support.data_dir import CPU, HOUR_0_US, MEM, DataDirectory, rows_at
 
@@ -282,15 +282,74 @@ def test_only_the_tables_that_were_named_are_compacted(data: DataDirectory) -> N
         compact_directory(data.root, log, None, "db", "none", clock=clock)
 
 
-def test_the_quarantine_is_left_alone(data: DataDirectory) -> None:
+def test_what_was_refused_is_merged_as_well(data: DataDirectory) -> None:
     table = TableId(CPU.database, QUARANTINE)
     data.flush(1, 1, table)
     data.flush(2, 2, table)
-    assert run(data) == Outcome()
+    assert run(data).files_merged == 2
+    assert len(files(data, table)) == 1
+
+
+def test_what_was_done_to_a_table_is_logged_and_told(data: DataDirectory) -> None:
+    for table in (CPU, MEM):
+        data.flush(1, 1, table, hours=(0, 1, 30))
+    settled: list[tuple[TableId, int]] = []
+    with structlog.testing.capture_logs() as logs:
+        compactor = Compactor(data.store, structlog.get_logger(), clock=ManualClock(LATER_US))
+        outcome = compactor.run(
+            [CPU, MEM], settled=lambda table, files: settled.append((table, len(files)))
+        )
+    assert settled == [(CPU, 2), (MEM, 2)]
+    assert [entry["event"] for entry in logs] == ["compacted", "compacted"]
+    told = {"measurement": "cpu", "files_merged": 2, "files_written": 1, "rows": 20}
+    assert told.items() <= logs[0].items()
+    assert sum(entry["bytes_before"] for entry in logs) == outcome.bytes_before
+
+
+def test_a_table_with_a_task_that_failed_is_not_settled(data: DataDirectory) -> None:
+    flush_hours(data, 2, (0,))
+    (bad, *_) = sorted((data.root / table_dir(CPU)).glob("*/*/*/*/*.parquet"))
+    bad.write_bytes(b"PAR1")
+    settled: list[TableId] = []
+    compactor = Compactor(data.store, structlog.get_logger(), clock=ManualClock(LATER_US))
+    outcome = compactor.run([CPU], settled=lambda table, _: settled.append(table))
+    assert (outcome.failures, settled) == (1, [])
+
+
+def test_whoever_admits_no_task_ends_the_run_between_two(data: DataDirectory) -> None:
+    flush_hours(data, 2, (0, 30, 60))
+    asked: list[int] = []
+
+    def admit() -> None:
+        asked.append(len(asked))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    outcome = Outcome()
+    clock = ManualClock(LATER_US)
+    compactor = Compactor(data.store, structlog.get_logger(), clock=clock, admit=admit)
+    with pytest.raises(KeyboardInterrupt):
+        compactor.run([CPU], outcome=outcome)
+    assert outcome.files_written == 1
+    assert count(data) == 60
+    assert list((data.root / ".arc/staging").iterdir()) == []
+
+
+def test_the_next_end_of_an_hour_or_a_day_is_known(data: DataDirectory) -> None:
+    limits = Limits(older_than_s=300)
+    open_hour = [file(1, 0), file(2, HOUR_US)]
+    assert next_due_us(open_hour, 0, limits) == HOUR_US + 300_000_000
+    assert next_due_us(open_hour, HOUR_US + 300_000_000, limits) == 2 * HOUR_US + 300_000_000
+    assert next_due_us(open_hour, 3 * HOUR_US, limits) == DAY_US + 300_000_000
+    assert next_due_us(open_hour, LATER_US, limits) is None
+    assert next_due_us([TableFile("x.parquet", 1, 1, 0, 1, 0, 0)], 0, limits) is None
 
 
 def test_a_second_compactor_is_told_so(data: DataDirectory) -> None:
-    with my_compaction(data.root), pytest.raises(BusyError, match="another compactor"):
+    with (
+        my_compaction(data.root / ".arc"),
+        pytest.raises(CompactionBusyError, match="another compactor"),
+    ):
         run(data)
 
 
@@ -308,7 +367,7 @@ def test_a_damaged_file_fails_its_task_and_no_other(data: DataDirectory) -> None
     with structlog.testing.capture_logs() as logs:
         outcome = run(data)
     assert (outcome.failures, outcome.files_written) == (1, 1)
-    assert [entry["event"] for entry in logs] == ["compaction_failed"]
+    assert [entry["event"] for entry in logs] == ["compaction_failed", "compacted"]
     assert bad.name in logs[0]["error"]
     bad.write_bytes(content)
     assert count(data) == 60

@@ -328,3 +328,53 @@ def test_the_documentation_has_each_setting_with_its_default_unit_and_names() ->
         assert default == f"`{field.format(field.default)}`"
         assert unit == (field.setting.unit or "-")
         assert reason == field.setting.reason
+
+
+# ------------------------------------------------------------------------------------- secrets
+
+TOKEN = "a-token-of-the-operator"
+
+
+def test_the_admin_token_is_shown_in_no_table_and_no_text() -> None:
+    loaded = load({}, None, {"ARC_ADMIN_TOKEN": TOKEN})
+    assert loaded.config.admin_token == TOKEN
+    assert loaded.sources["admin_token"] == "environment ARC_ADMIN_TOKEN"
+    assert TOKEN not in repr(loaded)
+    assert TOKEN not in f"{loaded.config}"
+    assert "admin_token" not in {field.name for field in fields()}
+    assert config.resolve(loaded.config).admin_token == TOKEN
+
+
+def test_the_admin_token_comes_from_a_file(tmp_path: Path) -> None:
+    assert load({}, str(toml(tmp_path, f'admin_token = "{TOKEN}"')), {}).config.admin_token == TOKEN
+    for ending in ("", "\n", "\r\nmore\n"):
+        file = tmp_path / "token"
+        file.write_bytes(TOKEN.encode() + ending.encode())
+        loaded = load({"admin_token_file": str(file)}, None, {})
+        assert config.resolve(loaded.config).admin_token == TOKEN
+
+
+@pytest.mark.parametrize("token", ["short", "x" * 257, "a token with spaces in it", "é" * 20])
+def test_a_bad_admin_token_is_refused_and_not_repeated(tmp_path: Path, token: str) -> None:
+    allowed = "allowed: 16 to 256 visible characters of ASCII"
+    [line] = problems(environ={"ARC_ADMIN_TOKEN": token})
+    assert line == f"admin_token: got a value from environment ARC_ADMIN_TOKEN; {allowed}"
+    file = tmp_path / "token"
+    file.write_text(token, encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(allowed)) as caught:
+        config.resolve(load({"admin_token_file": str(file)}, None, {}).config)
+    assert token not in str(caught.value)
+
+
+def test_a_misspelled_admin_token_is_not_repeated() -> None:
+    [line] = problems(environ={"ARC_ADMIN_TOKN": TOKEN})
+    assert line.startswith("ARC_ADMIN_TOKN: got a value from the environment; no such setting")
+
+
+def test_two_admin_tokens_or_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    file = str(tmp_path / "token")
+    with pytest.raises(ConfigError, match="No such file"):
+        config.resolve(load({"admin_token_file": file}, None, {}).config)
+    both = load({"admin_token_file": file}, None, {"ARC_ADMIN_TOKEN": TOKEN})
+    with pytest.raises(ConfigError, match="one only"):
+        config.resolve(both.config)

@@ -55,3 +55,20 @@ def test_what_the_start_made_is_not_collected_again() -> None:
         "print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000, gc.get_threshold()[0])"
     )
     assert run(program) == "True True 50000"
+
+
+LOOKS_FOR_PANDAS = """
+import sys
+import pyarrow as pa
+from arc.memory import leave_out_pandas
+
+if sys.argv[1] == "left out":
+    leave_out_pandas()
+assert pa.array([1.0, None]).drop_null().to_numpy().tolist() == [1.0]
+print(len([name for name in sys.modules if name.startswith("pandas.")]) > 0)
+"""
+
+
+def test_pyarrow_does_not_import_pandas_where_it_is_left_out() -> None:
+    assert run(LOOKS_FOR_PANDAS, "as it is") == "True"
+    assert run(LOOKS_FOR_PANDAS, "left out") == "False"

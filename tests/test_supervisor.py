@@ -140,6 +140,25 @@ def test_a_worker_that_keeps_dying_is_restarted_ever_later_on_a_port_that_stays_
     assert RESTART_PAUSES_S[-1] == 10.0
 
 
+def test_a_compactor_looks_again_and_again(tmp_path: Path) -> None:
+    with running(tmp_path, compact_interval_s="0.05") as daemon:
+        looks = "arc_compaction_runs_total"
+        eventually(lambda: summary(daemon.where.run)[looks] >= 2, "it has looked twice")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+        assert daemon.count("compactor_died") == 0
+
+
+def test_a_compactor_that_fails_is_told_and_started_again(tmp_path: Path) -> None:
+    (tmp_path / ".arc/locks/compactor.lock").mkdir(parents=True)
+    with running(tmp_path, compact_interval_s="0.05") as daemon:
+        first = daemon.wait_for("compactor_died", end="status 1")["pid"]
+        assert daemon.count("compaction_failed", process="compactor") == 1
+        assert daemon.wait_for("compactor_died", end="status 1")["pid"] != first
+        daemon.signal(signal.SIGTERM)
+        assert daemon.end() == 0
+
+
 def test_a_worker_that_exits_by_itself_is_replaced_too(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         os.kill(daemon.worker_pid(0), signal.SIGTERM)

@@ -27,7 +27,20 @@ from benchmarks.torture.program import Context, Program
 from benchmarks.torture.report import Line, Report, print_line, print_summary
 
 #: Modules that hold programs, each in a tuple PROGRAMS.
-MODULES = ("kill", "power", "inject", "full_disk", "saved_log", "keys", "clock", "client")
+MODULES = (
+    *(
+        "kill",
+        "compaction",
+        "counting",
+        "power",
+        "inject",
+        "full_disk",
+        "saved_log",
+        "keys",
+        "clock",
+    ),
+    "client",
+)
 ALL = "all"
 DESCRIPTION = """\
 Kill, starve and mislead a daemon under load, and judge what its files hold by an oracle that

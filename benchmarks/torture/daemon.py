@@ -27,6 +27,8 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 90.0
 POLL_S = 0.01
 _TAIL_BYTES = 3000
+#: In the command line of the process that merges files.
+COMPACTOR = "arc.compaction_process"
 
 
 class DaemonError(RuntimeError):
@@ -76,6 +78,8 @@ class Daemon:
         command = [*self.prefix, sys.executable, "-m", "arc", "serve", "--port", "0"]
         command += ["--data-dir", str(self.data_dir), "--log-format", "json"]
         command += ["--query-concurrency", "0"]  # queries hold nothing that could be lost
+        # Replaced files are double under the glob of the oracle for a time.
+        command += ["--compact-interval-s", "0"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ARC_")}
         with self.log_file.open("ab") as log:
             self._log_start = log.tell()
@@ -299,6 +303,17 @@ class Daemon:
                     if any(link.raddr and link.raddr.port == client_port for link in held):
                         return shard
             time.sleep(POLL_S)
+        return None
+
+    def compactor(self) -> psutil.Process | None:
+        """The process that merges files, if one is there now; it comes and goes."""
+        assert self.process is not None, "BUG: compactor() of a daemon that does not run"
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in psutil.Process(self.process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if COMPACTOR in one.cmdline():
+                        self._seen.add(one)
+                        return one
         return None
 
     def recovery_began(self) -> Callable[[], bool]:

@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 
 from benchmarks.torture.load import Ledger, Outcome, Request, times_us, values_of
 
-#: database / measurement / year / month / day / hour / file. Never `**`.
+#: database / measurement / year / month / day / hour / file. Never `**`. Files of a whole day lie
+#: beside the folders of its hours.
 HOUR_GLOB = "*/*/[0-9]*/[0-9]*/[0-9]*/[0-9]*/*.parquet"
+DAY_DIR = "day"
+DAY_GLOB = f"*/*/[0-9]*/[0-9]*/[0-9]*/{DAY_DIR}/*.parquet"
 EXAMPLES_KEPT = 8
 #: Files of which some rows are compared value by value, and how many rows of each.
 SAMPLED_FILES = 200
@@ -35,6 +38,7 @@ SAMPLED_ROWS = 16
 #: By how much a clock may seem to differ between the client and the daemon: same machine.
 ARRIVAL_SLACK_S = 0.5
 _HOUR_US = 3_600_000_000
+_DAY_US = 24 * _HOUR_US
 _ROW_COLUMNS = ["time", "client", "sequence"]
 #: Columns of `DeltaTable.get_add_actions` that are held against the file.
 _CLAIMS = ("num_records", "size_bytes", "min.time", "max.time")
@@ -50,7 +54,7 @@ class Verdict:
         ghost: In the files and never sent.
         torn: Requests of which a part is stored and a part is not, over all measurements.
         refused_stored: Of requests that were answered with an error, and stored all the same.
-        misplaced: Under another measurement or hour than theirs.
+        misplaced: Under another measurement, hour or day than theirs.
         wrong_values: Compared, and not what was sent.
         unreadable: Files that are no Parquet, lack a column, or that a table names in vain.
         empty: Files without a byte or a row.
@@ -140,14 +144,16 @@ class _File(NamedTuple):
     path: Path
     database: str
     measurement: str
-    hour_us: int
+    start_us: int
+    span_us: int
 
     @classmethod
     def at(cls, path: Path) -> _File:
         database, measurement, year, month, day, hour = path.parts[-7:-1]
-        start = (int(year), int(month), int(day), int(hour), 0, 0)
+        span_us = _DAY_US if hour == DAY_DIR else _HOUR_US
+        start = (int(year), int(month), int(day), 0 if hour == DAY_DIR else int(hour), 0, 0)
         names = _name(database), _name(measurement)
-        return cls(path, *names, calendar.timegm(start) * 1_000_000)
+        return cls(path, *names, calendar.timegm(start) * 1_000_000, span_us)
 
 
 def _name(folder: str) -> str:
@@ -220,7 +226,8 @@ def judge(
     """
     slots = _Slots(ledger.requests)
     verdict = Verdict(requests=len(slots.requests))
-    files = [_File.at(path) for path in sorted(data_dir.glob(HOUR_GLOB)) if _is_ours(path)]
+    paths = sorted([*data_dir.glob(HOUR_GLOB), *data_dir.glob(DAY_GLOB)])
+    files = [_File.at(path) for path in paths if _is_ours(path)]
     verdict.files = len(files)
     reader = _Reader(slots, verdict, arrival_slack_s)
     for file, is_sampled in zip(files, _sample(len(files)), strict=True):
@@ -296,10 +303,10 @@ class _Reader:
     ) -> None:
         place = self._slots.places.get((file.database, file.measurement), -1)
         misplaced = int((self._slots.place[known] != place).sum())
-        misplaced += int((time_us // _HOUR_US * _HOUR_US != file.hour_us).sum())
+        misplaced += int((time_us // file.span_us * file.span_us != file.start_us).sum())
         self._verdict.misplaced += misplaced
         if misplaced:
-            self._verdict.note(f"{file.path}: {misplaced} rows of another measurement or hour")
+            self._verdict.note(f"{file.path}: {misplaced} rows of another measurement, hour or day")
 
     def _compare(self, file: _File, rows: pa.Table) -> None:
         count = min(rows.num_rows, SAMPLED_ROWS)

@@ -22,6 +22,7 @@ import pyarrow as pa
 from ingest import delta
 from ingest.catalog import Catalog
 from ingest.columns import TIME_COLUMN, ColumnType
+from ingest.delta_folder import add_actions
 from ingest.errors import StorageError
 from ingest.paths import TableId, table_dir
 
@@ -218,7 +219,7 @@ def _updated(
 
 
 def _files(handle: deltalake.DeltaTable, folder: Path) -> tuple[TableFile, ...]:
-    found = pa.table(handle.get_add_actions(flatten=True))
+    found = add_actions(handle)
     names = ("path", "size_bytes", "num_records", f"min.{TIME_COLUMN}", f"max.{TIME_COLUMN}")
     columns = [_values(found, name) for name in names]
     where = str(folder)
