@@ -21,6 +21,7 @@ import typer
 
 from arc.compactor import register as register_compactor
 from arc.config import ConfigError, Field, Loaded, fields, load
+from arc.continuous_cli import register as register_continuous
 from arc.delete import register as register_delete
 from arc.importer import register as register_import
 from arc.inspect import register as register_inspection
@@ -88,6 +89,7 @@ def build_app() -> typer.Typer:
     register_quarantine(app)
     register_retention(app)
     register_delete(app)
+    register_continuous(app)
     register_compactor(app)
     register_queries(app)
     return app

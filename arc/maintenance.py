@@ -1,7 +1,7 @@
 """Deletes and retention inside a worker: in one thread, at the lowest priority, one at a time.
 
-In: jobs on an `Upkeep`, and, in the worker of shard 0 alone, the clock: every ten minutes all
-policies are applied. Out: their results. The event loop never waits for them; a client that goes
+In: jobs on an `Upkeep`, and, in the worker of shard 0 alone, the clock: all policies are applied
+every so often. Out: their results. The event loop never waits for them; a client that goes
 away ends nothing. Other workers and the command line are kept out by the lock of `ingest.turn`.
 
 A worker that stops ends the work between two commits, within the time that some thousand rows
@@ -29,9 +29,6 @@ from ingest.upkeep import StoppedError, Upkeep, upkeep
 
 _T = TypeVar("_T")
 
-#: Rows go by whole hours or days, so that more often would find nothing.
-APPLY_EVERY_S = 600.0
-
 #: Least priority of a thread (nice, 19 of -20 to 19): it runs when nobody else wants the core.
 _NICE = 19
 
@@ -53,7 +50,7 @@ class Maintenance:
         self._apply_every_s = apply_every_s
         self._stopping = threading.Event()
         self._threads = ThreadPoolExecutor(
-            1, thread_name_prefix="upkeep", initializer=_lower_priority
+            1, thread_name_prefix="upkeep", initializer=lower_priority
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -117,7 +114,7 @@ class Maintenance:
                 self._log.exception("retention_failed")
 
 
-def _lower_priority() -> None:
+def lower_priority() -> None:
     """Let this thread run when nobody else wants to. Only Linux has priorities of threads."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

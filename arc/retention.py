@@ -91,7 +91,7 @@ def set_policy(
 ) -> None:
     """Keep rows of a database, or of one measurement of it, for so long; changes what was set.
 
-    Deletes nothing itself: a daemon that runs does within ten minutes, or `arc retention run`.
+    Deletes nothing itself: a daemon that runs does soon, or `arc retention run`.
     Exits with 0, or 2 if it could not be set.
     """
     from ingest.retention import PolicySpec

@@ -20,11 +20,15 @@ import uvloop
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
+from arc.admin import AdminGuard
 from arc.app import build_app, build_write_app
 from arc.config import Config
+from arc.continuous import ContinuousQueries
 from arc.door_handler import DoorHandler
 from arc.fast_door import DISCARD_S, FastDoor, Timeouts
 from arc.fresh_server import FreshServer, forget_shards, fresh_socket
+from arc.handlers.continuous import ContinuousHandlers
+from arc.handlers.debug import DebugHandlers
 from arc.handlers.delete import DeleteHandlers
 from arc.handlers.otlp import OtlpHandler, otlp_path
 from arc.handlers.query import QueryHandlers
@@ -35,11 +39,13 @@ from arc.handlers.write import WriteHandler
 from arc.handshake import WorkerStart, announce_ready, call_when_alone, read_start
 from arc.lag import LagProbe
 from arc.logs import configure
-from arc.maintenance import APPLY_EVERY_S, Maintenance
-from arc.memory import settle_garbage_collector, tune_heap
+from arc.maintenance import Maintenance
+from arc.memory import leave_out_pandas, settle_garbage_collector, tune_heap
 from arc.metrics import ShardMetrics, shard_path
 from arc.ports import listen
+from arc.profiler_socket import ProfileServer
 from arc.query.options import socket_path
+from arc.query_client import QueryClient
 from arc.runtime import EXIT_IN_LOG, DataDir
 from arc.write_door import WriteDoor
 from arc.write_routes import ROUTES
@@ -64,6 +70,7 @@ SWITCH_INTERVAL_S = 0.0005
 def prepare() -> None:
     """Do what all workers need, once, before they are forked; starts no thread."""
     tune_heap()
+    leave_out_pandas()
     warm_all()
 
 
@@ -148,10 +155,18 @@ class Worker:
         writes = self._write_handlers(metrics) | otlp
         tables = TableHandlers(self.pipeline)
         queries = QueryHandlers(socket_path(config.data_dir))
-        # Policies are applied by one worker: any would do, and the first is always there.
-        every_s = APPLY_EVERY_S if shard == 0 else None
-        self._maintenance = Maintenance(Path(config.data_dir), log, every_s)
-        management = (DeleteHandlers(self._maintenance), RetentionHandlers(self._maintenance))
+        # What is done by the clock is done by one worker: the first, which is always there.
+        is_first = shard == 0
+        every_s = config.retention_interval_s if is_first else 0.0
+        self._maintenance = Maintenance(Path(config.data_dir), log, every_s or None)
+        self._continuous = self._continuous_queries(is_first)
+        self._profiles = ProfileServer(run_dir, shard, log)
+        management = (
+            DeleteHandlers(self._maintenance),
+            RetentionHandlers(self._maintenance),
+            ContinuousHandlers(self._continuous),
+            DebugHandlers(AdminGuard(config.admin_token), run_dir, config.workers),
+        )
         app = build_app(writes, status, tables, queries, metrics, log, management)
         self._runner = self._app_runner(app)
         self._otlp_runner = self._app_runner(build_write_app(otlp, metrics, log))
@@ -168,6 +183,20 @@ class Worker:
             otlp_path(signal): OtlpHandler(signal, self.door, metrics, timeout_s)
             for signal in Signal
         }
+
+    def _continuous_queries(self, is_first: bool) -> ContinuousQueries:
+        config = self._config
+        is_on = is_first and config.query_concurrency > 0
+        every_s = config.continuous_query_interval_s if is_on else 0.0
+        return ContinuousQueries(
+            Path(config.data_dir),
+            self.door,
+            QueryClient(socket_path(config.data_dir), config.max_body_bytes),
+            self._maintenance,
+            self._log,
+            every_s or None,
+            config.continuous_query_delay_s,
+        )
 
     def _app_runner(self, app: web.Application) -> web.AppRunner:
         return web.AppRunner(
@@ -212,6 +241,8 @@ class Worker:
         if config.otlp_port:
             await web.SockSite(self._otlp_runner, listen(config.host, config.otlp_port)).start()
         self._maintenance.start()
+        self._continuous.start()
+        await self._profiles.start()
         self.running = True
         self._log.debug("serving", port=listener.getsockname()[1])
 
@@ -220,7 +251,9 @@ class Worker:
         self._log.debug("draining")
         self.door.stopping = True
         self._server.close()
-        await self._maintenance.stop()  # before the requests that wait for it
+        await self._profiles.stop()  # these before the requests that wait for them
+        await self._continuous.stop()
+        await self._maintenance.stop()
         await self._fast.drain(self._config.shutdown_timeout_s / 4)
         await self._otlp_runner.cleanup()
         await self._runner.cleanup()
