@@ -2,9 +2,10 @@
 """Sample the workers of the running daemon and show where their time goes.
 
     python scripts/profile_arc_ingestion.py 60
+    python scripts/profile_arc_ingestion.py 60 --load
 
 In: a running daemon, found by its data directory. Out: a flame graph (SVG), a speedscope file and
-tables in the terminal. It never changes the daemon, and never starts or stops one.
+tables in the terminal. It never changes the daemon, and with --load it stops only what it started.
 
 Exit codes: 0 written, 1 nothing could be sampled, 2 not permitted (or a wrong
 option), 3 no daemon is running.
@@ -18,20 +19,24 @@ from _venv import reexec_in_venv
 reexec_in_venv()
 
 import json
+import shlex
 import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.profiling import advice, daemon, flamegraph, pyspy, report, speedscope, summary
-from benchmarks.profiling.samples import WorkerSamples
+from arc.profiler import flamegraph, speedscope, summary
+from arc.profiler.samples import WorkerSamples
+from benchmarks.profiling import advice, daemon, load, pyspy, report, tree
 
 NOTHING_SAMPLED, NOT_PERMITTED, NO_DAEMON = 1, 2, 3
 POLL_S = 0.1
@@ -51,6 +56,17 @@ def main(
     native: Annotated[
         bool, typer.Option("--native", help="Frames of C and C++ too; slows the daemon.")
     ] = False,
+    subprocesses: Annotated[
+        bool,
+        typer.Option("--subprocesses", help="All processes of the daemon, also those to come."),
+    ] = False,
+    with_load: Annotated[
+        bool,
+        typer.Option("--load", help="Start the load generator, and a daemon where none runs."),
+    ] = False,
+    load_args: Annotated[
+        str, typer.Option(help='More for the generator of --load, such as "--workload a".')
+    ] = "",
     output_dir: Annotated[
         Path, typer.Option(file_okay=False, writable=True, help="Where the two files go.")
     ] = Path("."),
@@ -59,15 +75,43 @@ def main(
 
     Ctrl-C ends the sampling early and keeps what was seen.
     """
-    options = pyspy.Options(rate, seconds, gil, native)
+    options = pyspy.Options(rate, seconds, gil, native, subprocesses)
     data_dir = data_dir or default_data_dir()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise fail(NOTHING_SAMPLED, f"the files have no place: {error}") from None
+    with ExitStack() as stack:
+        if with_load:
+            data_dir = begin_load(stack, data_dir, seconds, load_args)
+        state, workers = profile(data_dir, output_dir, options)
+        replaced = daemon.replaced_workers(state, data_dir)
+    write(workers, options, output_dir)
+    sampled = {worker.pid for worker in workers}
+    for old, new in replaced:
+        seen = "was sampled, too" if new and new.pid in sampled else "was not sampled"
+        successor = f"pid {new.pid} took its place and {seen}" if new else "it is gone"
+        errors.print(f"worker {old.shard} (pid {old.pid}) was replaced meanwhile: {successor}")
+
+
+def begin_load(stack: ExitStack, data_dir: Path, seconds: int, arguments: str) -> Path:
+    """Start what --load starts, to be ended with the stack; returns the daemon's data directory."""
+    try:
+        context = load.loaded(
+            data_dir, seconds, shlex.split(arguments), lambda text: console.print(text)
+        )
+        return stack.enter_context(context)
+    except (load.LoadError, load.DaemonError, ValueError) as error:
+        raise fail(NOTHING_SAMPLED, f"no load: {error}") from None
+
+
+def profile(
+    data_dir: Path, output_dir: Path, options: pyspy.Options
+) -> tuple[daemon.DaemonState, list[WorkerSamples]]:
+    """Find the daemon and sample it; what stands in the way ends the program with advice."""
     try:
         state = daemon.find_daemon(data_dir)
-        workers = sample(state, options)
+        return state, sample(state, data_dir, options)
     except daemon.NoDaemonError as error:
         raise fail(NO_DAEMON, advice.no_daemon(str(error), data_dir, sys.argv[0])) from None
     except (pyspy.NotPermittedError, PermissionError) as error:
@@ -76,10 +120,6 @@ def main(
         raise fail(NOT_PERMITTED, text) from None
     except pyspy.SamplingError as error:
         raise fail(NOTHING_SAMPLED, str(error)) from None
-    write(workers, options, output_dir)
-    for old, new in daemon.replaced_workers(state, data_dir):
-        successor = f"pid {new.pid} took its place and was not sampled" if new else "it is gone"
-        errors.print(f"worker {old.shard} (pid {old.pid}) was replaced meanwhile: {successor}")
 
 
 def default_data_dir() -> Path:
@@ -94,35 +134,80 @@ def fail(code: int, message: str) -> typer.Exit:
     return typer.Exit(code)
 
 
-def sample(state: daemon.DaemonState, options: pyspy.Options) -> list[WorkerSamples]:
+class Interrupts:
+    """Ctrl-C and SIGTERM while this is open: noted, and not raised.
+
+    Raised, one that comes while a py-spy is being started would leave that one running, unknown to
+    us, and nothing sampled.
+
+    Attributes:
+        came: Whether one came.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.came = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def sample(
+    state: daemon.DaemonState, data_dir: Path, options: pyspy.Options
+) -> list[WorkerSamples]:
     """Sample all workers at once; those that fail are reported while others succeed.
 
     Raises:
         pyspy.SamplingError: no worker could be sampled.
     """
     py_spy = pyspy.find_py_spy()
-    with tempfile.TemporaryDirectory(prefix="arc-profile-") as name:
+    before = tree.processes(state.pid) if options.subprocesses else {}
+    targets = [tree.root_of(state)] if options.subprocesses else state.workers
+    with tempfile.TemporaryDirectory(prefix="arc-profile-") as name, Interrupts() as interrupts:
         recordings: list[pyspy.Recording] = []
         try:
             # One by one, so that what was started is stopped also when the next does not start.
             recordings.extend(
-                pyspy.start(worker, options, Path(name), py_spy) for worker in state.workers
+                pyspy.start(target, options, Path(name), py_spy)
+                for target in targets
+                if not interrupts.came
             )
-            wait(recordings, options)
-        except KeyboardInterrupt:
-            console.print("stopped early; writing what was sampled")
+            wait(recordings, options, interrupts)
         finally:
             pyspy.stop(recordings)
+        if interrupts.came:
+            console.print("stopped early; writing what was sampled")
+        if options.subprocesses and recordings:
+            return tree.collect(recordings[0], options, shards(state, data_dir), before)
         return collect(recordings, options)
 
 
-def wait(recordings: list[pyspy.Recording], options: pyspy.Options) -> None:
+def shards(state: daemon.DaemonState, data_dir: Path) -> dict[int, int]:
+    """Shards by process id, of the workers at the beginning and now."""
+    found = {worker.pid: worker.shard for worker in state.workers}
+    for _, new in daemon.replaced_workers(state, data_dir):
+        if new is not None:
+            found[new.pid] = new.shard
+    return found
+
+
+def wait(recordings: list[pyspy.Recording], options: pyspy.Options, interrupts: Interrupts) -> None:
     """Show progress until every py-spy has ended by itself, or is far over its time."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    text = f"sampling {len(recordings)} workers at {options.rate_hz} Hz"
+    what = "the daemon" if options.subprocesses else f"{len(recordings)} workers"
+    text = f"sampling {what} at {options.rate_hz} Hz"
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(text, total=options.duration_s)
-        while pyspy.poll(recordings):
+        while pyspy.poll(recordings) and not interrupts.came:
             began = [r.started_at for r in recordings if r.started_at is not None]
             elapsed_s = time.monotonic() - min(began) if began else 0.0
             progress.update(task, completed=min(elapsed_s, options.duration_s))
@@ -157,7 +242,8 @@ def write(workers: list[WorkerSamples], options: pyspy.Options, output_dir: Path
     stem = output_dir / f"profile_ingestion_{now:%Y%m%dT%H%M%SZ}"
     took_s = max(worker.rounds / worker.rate_hz for worker in workers)
     what = "time holding the GIL" if options.gil else "running time, idle left out"
-    title = f"Arc ingestion, {len(workers)} workers merged: {what}"
+    kind = "processes" if options.subprocesses else "workers"
+    title = f"Arc ingestion, {len(workers)} {kind} merged: {what}"
     subtitle = f"{took_s:.0f} s at {options.rate_hz} Hz, {now:%Y-%m-%d %H:%M:%S} UTC"
     picture, scope = stem.with_suffix(".svg"), stem.with_suffix(".speedscope.json")
     picture.write_text(flamegraph.render(workers, title, subtitle), encoding="utf-8")

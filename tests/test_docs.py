@@ -22,7 +22,7 @@ import typer.main
 
 from arc.cli import build_app
 from arc.client.settings import ENV_PREFIX, Settings
-from arc.config import OTHER_ENV_NAMES, fields
+from arc.config import OTHER_ENV_NAMES, fields, secrets
 from arc.metrics_table import METRICS, REASONS
 from benchmarks.load import cli as load_cli
 
@@ -33,7 +33,7 @@ METRICS_PAGE = ROOT / "docs" / "metrics.md"
 BENCHMARKING = ROOT / "docs" / "benchmarking.md"
 
 #: Pages of a folder that are no notes of one experiment.
-STANDING_PAGES = {"README.md", "findings.md"}
+STANDING_PAGES = {"QUICKSTART.md", "README.md", "audit.md", "findings.md", "lines.md", "memory.md"}
 
 CODE_BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -131,7 +131,7 @@ def test_every_setting_is_described_with_its_names_default_and_unit() -> None:
 
 
 def test_no_page_names_a_setting_that_there_is_not() -> None:
-    known = {field.env_name for field in fields()} | OTHER_ENV_NAMES
+    known = {field.env_name for field in (*fields(), *secrets())} | OTHER_ENV_NAMES
     known |= {ENV_PREFIX + name.upper() for name in Settings.__struct_fields__} | {ENV_PREFIX}
     unknown = {
         (str(path), name)

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.profiling import advice, daemon, flamegraph, pyspy, report, speedscope, summary
-from benchmarks.profiling.samples import (
+from arc.profiler import flamegraph, speedscope, summary
+from arc.profiler.samples import (
     Frame,
     RawFormatError,
     Stack,
@@ -27,7 +27,8 @@ from benchmarks.profiling.samples import (
     parse_frame,
     parse_raw,
 )
-from benchmarks.profiling.stages import COLOURS, RULES, Stage, stage_of
+from arc.profiler.stages import COLOURS, RULES, Stage, stage_of
+from benchmarks.profiling import advice, daemon, pyspy, report
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "profile_arc_ingestion.py"
@@ -307,7 +308,9 @@ def test_a_thread_without_frames_has_its_time_and_nothing_on_it() -> None:
 
 
 def test_the_picture_of_nothing_says_so() -> None:
-    assert "No thread was running" in flamegraph.render([worker("")], "", "")
+    svg = flamegraph.render([worker("")], "", "")
+    assert "No thread was running" in svg
+    assert [box["data-w"] for box in boxes(svg)] == ["1.000000"]
 
 
 def test_the_flame_graph_needs_nothing_but_itself() -> None:
@@ -481,6 +484,21 @@ def test_what_was_sampled_before_an_early_end_is_kept(tmp_path: Path) -> None:
     assert kept.stacks == parse_raw(RECORDED)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_noted_and_not_raised_wherever_it_comes(number: signal.Signals) -> None:
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "import profile_arc_ingestion as script\n"
+        "with script.Interrupts() as interrupts:\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    print(interrupts.came)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def test_advice_names_the_whole_command() -> None:
     command = ["/v/bin/python", "/r/a script.py", "60"]
     text = advice.not_permitted("process 5 may not be read", command, False, 1)
@@ -509,11 +527,18 @@ while True:
 
 
 @pytest.fixture
-def busy_pid(tmp_path: Path) -> Iterator[int]:
+def decoder(tmp_path: Path) -> Path:
+    """A folder with a decoder that does nothing else."""
+    folder = tmp_path / "ingest"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "msgpack_decoder.py").write_text(BUSY_DECODER, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def busy_pid(decoder: Path, tmp_path: Path) -> Iterator[int]:
     """A process that looks to a profiler like a worker which only decodes."""
-    (tmp_path / "ingest").mkdir()
-    (tmp_path / "ingest" / "__init__.py").touch()
-    (tmp_path / "ingest" / "msgpack_decoder.py").write_text(BUSY_DECODER, encoding="utf-8")
     command = [sys.executable, "-c", BUSY_WORKER]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -582,6 +607,43 @@ def test_an_interrupt_keeps_what_was_sampled(tmp_path: Path, busy_pid: int) -> N
     assert not [
         child for child in psutil.Process().children(recursive=True) if "py-spy" in child.name()
     ]
+
+
+TREE = """
+import subprocess, sys
+with subprocess.Popen([sys.executable, sys.argv[1]], stdout=subprocess.PIPE) as child:
+    child.stdout.readline()
+    print(child.pid, flush=True)
+    try:
+        sys.stdin.read()
+    finally:
+        child.kill()
+"""
+
+
+@pytest.fixture
+def family(decoder: Path, tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A process with a busy one below it, as a supervisor has: both their numbers."""
+    (tmp_path / "tree.py").write_text(TREE, encoding="utf-8")
+    (tmp_path / "busy.py").write_text(BUSY_WORKER, encoding="utf-8")
+    command = [sys.executable, "tree.py", "busy.py"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+
+
+def test_a_whole_tree_is_profiled_from_its_root(tmp_path: Path, family: tuple[int, int]) -> None:
+    root, below = family
+    needs_ptrace(below)
+    write_state(tmp_path / "data", {0: below}, pid=root)
+    process = profile(tmp_path, "1", "--subprocesses")
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "decode (ingest/msgpack_decoder.py:" in stdout
+    [scope] = (tmp_path / "out").glob("profile_ingestion_*Z.speedscope.json")
+    names = [p["name"] for p in json.loads(scope.read_text(encoding="utf-8"))["profiles"]]
+    assert f"worker 0 (pid {below})" in {name.partition(",")[0] for name in names}
 
 
 def wait_for_log(process: subprocess.Popen[str], directory: Path) -> str:

@@ -2,14 +2,18 @@
 
     python -m benchmarks.profiling.bench_overhead               every way to sample, a minute
     python -m benchmarks.profiling.bench_overhead --rounds 20   steadier on a busy machine
+    python -m benchmarks.profiling.bench_overhead --way default one way beside none
 
 In: a child process that knows what it does: it runs four jobs in random order (calls of Python,
 a loop of NumPy, a compiled kernel without the GIL, sleep) and times each. Out, for each way to
-sample: jobs a second against the windows without a sampler just before, processor time of
-py-spy, rounds lost, and the largest difference between a sampled share and the timed one, in
-percentage points of wall time. Ways alternate, since the machine is never quiet, and time in
-which other processes had the processor is left out of the rate: what py-spy takes of it stands
-in its own column.
+sample: what it costs the process, as jobs a second against the windows without a sampler of the
+same turn, with its noise; processor time of py-spy; both together, as a share of one core; rounds
+lost; and the largest difference between a sampled share and the timed one, in percentage points
+of wall time. Ways alternate, since the machine is never quiet, and time in which other processes
+had the processor is left out of the rate: what py-spy takes of it stands in its own column.
+
+The noise is twice the standard error of the mean over all turns. "none again" is no sampler, too:
+what it seems to cost is how far the other figures can be trusted.
 """
 
 from __future__ import annotations
@@ -34,14 +38,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from arc.profiler.samples import WorkerSamples
 from benchmarks.profiling import pyspy
 from benchmarks.profiling.daemon import Worker
-from benchmarks.profiling.samples import WorkerSamples
 
 WINDOW_S = 1.0
 DEFAULT = pyspy.Options(duration_s=60)
 WAYS: dict[str, pyspy.Options | None] = {
     "none": None,
+    "none again": None,
     "default": DEFAULT,
     "--rate 250": replace(DEFAULT, rate_hz=250),
     "--gil": replace(DEFAULT, gil=True),
@@ -188,43 +193,64 @@ def main() -> None:
     """Measure every way in turn, and print a table."""
     parser = argparse.ArgumentParser(description="What sampling costs, and how true it is.")
     parser.add_argument("--rounds", type=int, default=4, help="turns of every way")
+    parser.add_argument(
+        "--way",
+        action="append",
+        choices=list(WAYS),
+        help="only this one; --way=--gil for those with dashes",
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         work()
-    ways = {name: Way() for name in WAYS}
+    wanted = {"none", "none again", *(arguments.way or WAYS)}
+    ways = {name: Way() for name in WAYS if name in wanted}
     command = [sys.executable, "-m", "benchmarks.profiling.bench_overhead", "--child"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:
             window(child)
             for _ in range(arguments.rounds):
-                for name, options in WAYS.items():
-                    measure(child, options, ways[name])
+                for name, way in ways.items():
+                    measure(child, WAYS[name], way)
         finally:
             child.kill()
-    Console().print(table(ways))
+    Console(width=110).print(table(ways))
 
 
 def table(ways: dict[str, Way]) -> Table:
-    """Medians, with the spread of the ratio."""
+    """One row a way."""
     out = Table(title="Sampling one process", title_justify="left", box=box.SIMPLE_HEAD)
     out.add_column("way")
-    headings = ("jobs/s", "against none", "lowest, highest", "py-spy cores", "lost", "error")
+    headings = ("jobs/s", "costs the process", "py-spy cores", "together", "lost", "error")
     for heading in headings:
         out.add_column(heading, justify="right")
+    plain = [
+        statistics.fmean(pair)
+        for pair in zip(ways["none"].jobs_s, ways["none again"].jobs_s, strict=True)
+    ]
     for name, way in ways.items():
-        ratios = [a / b for a, b in zip(way.jobs_s, ways["none"].jobs_s, strict=True)]
+        base = plain if way.cores else ways["none"].jobs_s
+        costs = [1 - a / b for a, b in zip(way.jobs_s, base, strict=True)]
+        cores = statistics.fmean(way.cores) if way.cores else 0.0
         out.add_row(
             name,
             f"{statistics.median(way.jobs_s):.0f}",
-            f"{statistics.median(ratios):.3f}",
-            f"{min(ratios):.2f}, {max(ratios):.2f}",
-            f"{statistics.median(way.cores):.3f}" if way.cores else "",
+            with_noise(costs) if name != "none" else "",
+            f"{cores:.3f}" if way.cores else "",
+            f"{100 * (statistics.fmean(costs) + cores):.1f} %" if way.cores else "",
             f"{100 * way.lost / way.rounds:.1f} %" if way.rounds else "",
             # With --gil, the kernel is missing on purpose.
             f"{100 * way.largest_error():.1f} pp" if way.rounds and name != "--gil" else "",
         )
     return out
+
+
+def with_noise(values: list[float]) -> str:
+    """Mean and twice its standard error, in per cent."""
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f} %"
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{100 * statistics.fmean(values):.1f} ± {200 * error:.1f} %"
 
 
 if __name__ == "__main__":

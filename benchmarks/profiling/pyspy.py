@@ -1,4 +1,4 @@
-"""Runs py-spy: one process for each worker, all at once.
+"""Runs py-spy: one process for each worker, all at once; or one for a whole tree of processes.
 
 In: workers, a rate, a duration. Out: `WorkerSamples` of each, also when stopped half-way or when
 a worker goes away. This module draws nothing and prints nothing; it never signals a process that
@@ -30,8 +30,8 @@ from pathlib import Path
 
 import psutil
 
+from arc.profiler.samples import WorkerSamples, parse_raw
 from benchmarks.profiling.daemon import Worker
-from benchmarks.profiling.samples import WorkerSamples, parse_raw
 
 #: py-spy writes its file within milliseconds of its signal; it also has to end the round.
 STOP_TIMEOUT_S = 10.0
@@ -66,12 +66,14 @@ class Options:
         duration_s: For how long; whole seconds, as py-spy takes them.
         gil: Only the thread that holds the GIL.
         native: Frames of C and C++ as well; stops the process for each round.
+        subprocesses: What is below the process as well, also what is started meanwhile.
     """
 
     rate_hz: int = 100
     duration_s: int = 60
     gil: bool = False
     native: bool = False
+    subprocesses: bool = False
 
 
 @dataclass(slots=True)
@@ -109,6 +111,10 @@ class Recording:
             self.ended_at = now
         return self.ended_at is None
 
+    def raw_text(self) -> str:
+        """The stacks, as py-spy wrote them when it ended."""
+        return self.raw_path.read_text(encoding="utf-8", errors="replace")
+
     def log(self) -> str:
         """What py-spy has printed so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
@@ -133,6 +139,7 @@ def command(py_spy: str, pid: int, options: Options, raw_path: Path) -> list[str
     arguments += ["--rate", str(options.rate_hz), "--duration", str(options.duration_s)]
     arguments += ["--format", "raw", "--output", str(raw_path)]
     arguments += ["--native"] if options.native else ["--nonblocking"]
+    arguments += ["--subprocesses"] if options.subprocesses else []
     return arguments + (["--gil"] if options.gil else [])
 
 
@@ -202,7 +209,7 @@ def _catches_interrupt(pid: int) -> bool:
 
 
 def collect(recording: Recording, options: Options) -> WorkerSamples:
-    """Read what one py-spy wrote. Call after it has ended.
+    """Read what one py-spy wrote; of a tree, all but the stacks. Call after it has ended.
 
     Raises:
         NotPermittedError: it was not let near the process.
@@ -219,7 +226,7 @@ def collect(recording: Recording, options: Options) -> WorkerSamples:
         rate_hz=options.rate_hz,
         rounds=rounds,
         lost=min(rounds, int(lost[1])) if lost else 0,
-        stacks=parse_raw(recording.raw_path.read_text(encoding="utf-8", errors="replace")),
+        stacks={} if options.subprocesses else parse_raw(recording.raw_text()),
         cpu_s=recording.cpu_last_s - recording.cpu_before_s,
         ended_early="process exited" in log or not psutil.pid_exists(recording.worker.pid),
     )

@@ -12,9 +12,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.profiling.samples import WorkerSamples
-from benchmarks.profiling.stages import COLOURS, Stage
-from benchmarks.profiling.summary import FunctionTime, StageTime, busy_s
+from arc.profiler.samples import WorkerSamples
+from arc.profiler.stages import COLOURS, Stage
+from arc.profiler.summary import FunctionTime, StageTime, busy_s
+from benchmarks.profiling.compare import Change, Share, standard_error
 
 #: Where sampled and counted time part by more than this, there is something to say.
 _TOLERANCE = 0.15
@@ -91,11 +92,11 @@ def worker_table(workers: Sequence[WorkerSamples]) -> Table:
     """One row a worker: how much was seen of it, against what the kernel counted."""
     table = _table("Workers")
     for heading in ("worker", "pid", "rounds", "lost", "busy s, sampled", "CPU s, kernel"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for worker in workers:
         lost = worker.lost / max(1, worker.rounds)
         table.add_row(
-            str(worker.shard),
+            worker.name or str(worker.shard),
             str(worker.pid),
             str(worker.rounds),
             _percent(lost),
@@ -110,7 +111,7 @@ def remarks(workers: Sequence[WorkerSamples], gil: bool) -> Iterator[str]:
     for worker in workers:
         if worker.ended_early:
             yield (
-                f"worker {worker.shard} (pid {worker.pid}) went away during the sampling; "
+                f"{worker.label} went away during the sampling; "
                 f"its first {worker.rounds / worker.rate_hz:.1f} s are in the figures"
             )
     sampled_s = sum(map(busy_s, workers))
@@ -133,3 +134,66 @@ def remarks(workers: Sequence[WorkerSamples], gil: bool) -> Iterator[str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+# ------------------------------------------------------------------- scripts/analyze_flamegraph.py
+
+NOISE_NOTE = (
+    "noise: below two standard errors, which is what sampling alone makes of a share; "
+    "more samples tell more"
+)
+
+
+def share_table(title: str, rows: Sequence[Share], samples: int) -> Table:
+    """Shares of everything at work, with their standard errors."""
+    table = _table(title)
+    for heading in ("share", "± 2 se", "samples"):
+        table.add_column(heading, justify="right")
+    table.add_column("name", no_wrap=True)
+    for row in rows:
+        error = 2 * standard_error(row.share, samples)
+        table.add_row(_percent(row.share), f"{100 * error:.1f}", str(row.own), _staged(row.name))
+    return table
+
+
+def ranked_table(rows: Sequence[Share], limit: int) -> Table:
+    """Functions by their own samples."""
+    table = _table(f"Top {min(limit, len(rows))} of {len(rows)} functions by self time")
+    for heading in ("self", "samples", "total"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("function", overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(
+            _percent(row.share),
+            str(row.own),
+            _percent(row.total_share),
+            _staged(row.stage),
+            escape(row.name),
+        )
+    return table
+
+
+def change_table(kind: str, rows: Sequence[Change], limit: int) -> Table:
+    """What changed, the largest first, what may be noise last."""
+    table = _table(f"What changed: {kind}, in percentage points")
+    for heading in ("before", "after", "change", "± 2 se"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    table.add_column("name", overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(
+            _percent(row.before),
+            _percent(row.after),
+            f"{100 * row.difference:+.1f}",
+            f"{200 * row.error:.1f}",
+            "noise" if row.is_noise else "",
+            _staged(row.name) if kind == "stages" else escape(row.name),
+        )
+    return table
+
+
+def _staged(name: str) -> str:
+    """A name with the colour of its stage, if it is one."""
+    colour = COLOURS.get(Stage(name)) if name in set(Stage) else None
+    return f"[{colour}]■[/] {name}" if colour else escape(name)

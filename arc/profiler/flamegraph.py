@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
-from benchmarks.profiling.samples import MAIN_THREAD, Frame, Stack, WorkerSamples
-from benchmarks.profiling.stages import COLOURS, Stage, stage_of, stage_of_frame
-from benchmarks.profiling.summary import Function, function_of
+from arc.profiler.samples import MAIN_THREAD, Frame, Stack, WorkerSamples
+from arc.profiler.stages import COLOURS, Stage, stage_of, stage_of_frame
+from arc.profiler.summary import Function, function_of
 
 WIDTH_PX = 1200
 ROW_PX = 17
@@ -134,7 +134,7 @@ def layout(root: Node) -> list[Box]:
     waiting = [(root, 0.0, 0)]
     while waiting:
         node, x, depth = waiting.pop()
-        width = node.total / whole
+        width = node.total / whole if depth else 1.0  # also of no sample at all
         if width < MIN_SHARE and depth > 0:
             continue
         boxes.append(Box(node, x, width, depth))
@@ -152,7 +152,7 @@ def render(workers: Sequence[WorkerSamples], title: str, subtitle: str) -> str:
     height_px = HEADER_PX + rows * ROW_PX + FOOTER_PX
     rate_hz = workers[0].rate_hz if workers else 1
     parts = [
-        _head(height_px),
+        _head(height_px, root.total, rate_hz),
         _header(title, subtitle),
         *_legend(root),
         '<g id="frames">',
@@ -164,7 +164,7 @@ def render(workers: Sequence[WorkerSamples], title: str, subtitle: str) -> str:
     return _ILLEGAL.sub("\ufffd", "\n".join(parts) + "\n")
 
 
-def _head(height_px: int) -> str:
+def _head(height_px: int, samples: int, rate_hz: int) -> str:
     here = Path(__file__)
     style = here.with_suffix(".css").read_text(encoding="utf-8")
     script = here.with_suffix(".js").read_text(encoding="utf-8")
@@ -172,7 +172,8 @@ def _head(height_px: int) -> str:
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<svg xmlns="http://www.w3.org/2000/svg" version="1.1" '
         f'width="{WIDTH_PX}" height="{height_px}" '
-        f'data-margin="{MARGIN_PX}" data-character="{CHARACTER_PX}">\n'
+        f'data-margin="{MARGIN_PX}" data-character="{CHARACTER_PX}" '
+        f'data-samples="{samples}" data-rate="{rate_hz}">\n'
         f"<style>{escape(style)}</style>\n"
         f"<script><![CDATA[\n{script}]]></script>"
     )

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.profiling.samples import Stack, WorkerSamples
-from benchmarks.profiling.stages import Stage, stage_of
-from benchmarks.profiling.summary import Function, function_of
+from arc.profiler.samples import Stack, WorkerSamples
+from arc.profiler.stages import Stage, stage_of
+from arc.profiler.summary import Function, function_of
 
 SCHEMA_URL = "https://www.speedscope.app/file-format-schema.json"
 
@@ -24,13 +24,14 @@ def speedscope_file(workers: Sequence[WorkerSamples], name: str) -> dict[str, An
     """Make the file; idle stacks are left out, as in the flame graph."""
     index: dict[Function, int] = {}
     profiles = [
-        _profile(f"worker {worker.shard} (pid {worker.pid}), {thread}", stacks, worker, index)
+        _profile(f"{worker.label}, {thread}", stacks, worker, index)
         for worker in workers
         for thread, stacks in _by_thread(worker.stacks).items()
     ]
     return {
         "$schema": SCHEMA_URL,
-        "exporter": "scripts/profile_arc_ingestion.py",
+        # Weights of one stack are summed: who reads this wants to know how many looks they were.
+        "exporter": f"arc, {workers[0].rate_hz if workers else 1} samples a second",
         "name": name,
         "activeProfileIndex": 0,
         "shared": {"frames": [{"name": f.name, "file": f.file} for f in index]},
