@@ -1,11 +1,13 @@
 """Parquet: size against speed, column by column and for whole files.
 
-Every name ends in the bytes a row of the file. `column` writes one column of a million values in
-each way that pyarrow has, so that the constants of `ingest/parquet.py` can be read off; `record`
+Every name ends in the bytes a row of the file. `own` writes one column of a million values in each
+way that our encoder has, so that the constants of `ingest/parquet.py` can be read off, `column` in
+each way that pyarrow has, of which no constant comes any more but the prices of codecs; `record`
 is all of workload c with one setting changed; `file` goes to disk, fresh names, the sync apart;
 `plan` is the look at the values. MB/s count bytes of the Arrow table, for `file` of the file.
 
     python -m benchmarks.bench_parquet               everything, about two minutes
+    python -m benchmarks.bench_parquet -k own        our encoder, one column at a time
     python -m benchmarks.bench_parquet -k column     encodings and codecs, one column at a time
     python -m benchmarks.bench_parquet -k record     statistics, pages, row groups, nullable or not
     python -m benchmarks.bench_parquet -k file       the path that the daemon takes
@@ -29,6 +31,8 @@ from arc.memory import tune_heap
 from benchmarks.bench_table_build import ROWS, as_plain, flush_batches, schema_of
 from benchmarks.harness import Bench, main
 from ingest import parquet
+from ingest.parquet_file import FileWriter, MemorySink, leaves_of
+from ingest.parquet_pages import CODECS, ColumnEncoding
 from ingest.table_build import build_tables
 
 START_US = 1_768_473_000_000_000
@@ -122,6 +126,37 @@ def column_benches() -> list[Bench]:
             name = f"column {kind}, {way}, {codec}"
             out.append(table_bench(name, table, options | {"compression": codec}))
     return out
+
+
+def own_benches() -> list[Bench]:
+    """Each sort of column in each way that our encoder has for it, beside a time of no weight."""
+    out = []
+    ways: tuple[ColumnEncoding, ...] = ("PLAIN", "DICTIONARY", "DELTA_BINARY_PACKED")
+    for kind, array in column_kinds().items():
+        table = pa.table({"v": array})
+        has_differences = pa.types.is_integer(array.type) or pa.types.is_timestamp(array.type)
+        for way, codec in itertools.product(ways, ("none", "lz4")):
+            if way != "DELTA_BINARY_PACKED" or has_differences:
+                out.append(own_bench(f"own {kind}, {way}, {codec}", table, way, codec))
+    return out
+
+
+def own_bench(name: str, table: pa.Table, encoding: ColumnEncoding, codec: str) -> Bench:
+    """One column with our encoder."""
+
+    def write() -> bytes:
+        sink, leaves = MemorySink(), leaves_of(table.schema)
+        assert leaves is not None
+        writer = FileWriter(sink, leaves, lambda name: (encoding, CODECS[codec]))
+        parquet.write_groups(table, writer)
+        writer.finish({})
+        return sink.whole()
+
+    rows = table.num_rows
+    name = f"{name}: {len(write()) / rows:.2f} B"
+    return Bench(
+        name, write, rows, table.nbytes, lambda data: check_reads_back(pa.py_buffer(data), table)
+    )
 
 
 # --- a whole record ----------------------------------------------------------------------------
@@ -269,6 +304,7 @@ if __name__ == "__main__":
             *file_benches(Path(scratch)),
             *plan_benches(),
             *wide_benches(),
+            *own_benches(),
             *column_benches(),
         ]
         raise SystemExit(main(everything))

@@ -4,9 +4,13 @@ In: a table as `table_build` makes it. Out: a Parquet file, and what its table h
 `plan` looks at a few thousand values and decides; `write` does as it is told. Nothing here names
 a file, syncs it or makes it part of a table.
 
+Large tables go through our own encoder (`parquet_file`), small ones and types that are not the
+table's through pyarrow's. A reader cannot tell the two apart but by the name of the writer.
+
 Every choice is a price: nanoseconds of encoding plus bytes times what a byte is worth under the
 codec that the operator chose. The constants are measured, see
-docs/profiling/2026-11-20-parquet-settings.md for the figures and for what was left out.
+docs/profiling/2026-11-20-parquet-settings.md and 2026-11-20-flush-encoding.md for the figures and
+for what was left out.
 
 Files of one table differ in their encodings and look the same to a reader: times are TIMESTAMP
 (micros, UTC), text is STRING, every column but the time is optional. So no Arrow schema is
@@ -30,12 +34,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ingest.columns import TIME_COLUMN
+from ingest.parquet_file import FileWriter, MemorySink, PathSink, Sink, leaves_of
+from ingest.parquet_pages import CODECS, MAX_DICTIONARY_BYTES, ColumnEncoding
+from ingest.parquet_thrift import Codec, Leaf
 from ingest.schema import TableSchema
 
 #: General codec of a file: what the operator would pay for size.
 Compression: TypeAlias = Literal["none", "snappy", "lz4", "zstd"]
-
-_Encoding: TypeAlias = Literal["PLAIN", "DICTIONARY", "DELTA_BINARY_PACKED"]
 
 #: Key-value metadata of a file: its tag columns, a JSON list, and which log records it holds.
 TAGS_KEY, LOG_KEY = "arc:tags", "arc:log"
@@ -46,25 +51,23 @@ TAGS_KEY, LOG_KEY = "arc:tags", "arc:log"
 #: three plain doubles and is at 45 M of three dictionaries. zstd: size before speed.
 _BYTE_PRICE_NS: dict[Compression, float] = {"none": 0.3, "snappy": 3.0, "lz4": 3.0, "zstd": 5.0}
 
-#: ns a value, levels and page headers included (benchmarks/bench_parquet.py -k column).
-_PLAIN_NS, _DELTA_NS = 1.7, 4.5
-_DICTIONARY_NS = ((256, 6.0), (16_384, 8.0), (1 << 62, 13.5))
+#: ns a value, levels and page headers included (benchmarks/bench_parquet.py -k own).
+_PLAIN_NS, _DELTA_NS = 0.3, 1.0
+_DICTIONARY_NS = ((256, 1.5), (16_384, 2.5), (1 << 62, 9.0))
 #: ns a byte of plain values on top.
 _CODEC_BYTE_NS: dict[Compression, float] = {"none": 0.0, "snappy": 1.4, "lz4": 1.3, "zstd": 2.0}
 
-#: A dictionary page that outgrows this is given up half-way by the writer, pages of plain values
-#: follow, and all the hashing was for nothing. So is the default of every writer.
-_MAX_DICTIONARY_BYTES = 1 << 20
 _VALUE_BYTES = 8
 
 #: Knee of benchmarks/bench_parquet.py -k groups: 128 Ki rows cost 28 % more time and 14 % more
 #: bytes, since each group repeats its dictionaries; 512 Ki cost 4 % and 2 %.
 ROW_GROUP_ROWS = 1 << 20
 
-_WRITE_BATCH_ROWS = 1 << 16
+#: Tables below are written by pyarrow: a column costs it 10 µs whatever its rows, and our encoder
+#: 25, which more rows win back at 2 to 5 ns each (benchmarks/bench_flush.py --small).
+MIN_OWN_ROWS = 8_192
 
-#: One `write` a MiB. Without it a file of 25 MB costs 600 system calls, 1.5 ns a record.
-_SINK_BUFFER_BYTES = 1 << 20
+_WRITE_BATCH_ROWS = 1 << 16
 
 #: Below, a look costs more than it saves, and such files come where there is little to do: they
 #: get the codec on everything.
@@ -86,8 +89,13 @@ class WriteOptions(msgspec.Struct, frozen=True):
     """
 
     dictionary: tuple[str, ...]
-    encodings: dict[str, str]
-    codecs: dict[str, str]
+    encodings: dict[str, ColumnEncoding]
+    codecs: dict[str, Compression]
+
+    def way_of(self, name: str) -> tuple[ColumnEncoding, Codec]:
+        """Encoding and codec of a column."""
+        encoding = self.encodings.get(name, "PLAIN")
+        return "DICTIONARY" if name in self.dictionary else encoding, CODECS[self.codecs[name]]
 
 
 class FileStats(msgspec.Struct, frozen=True):
@@ -109,7 +117,7 @@ class FileStats(msgspec.Struct, frozen=True):
 class _Choice(msgspec.Struct, frozen=True):
     """One way to write a column, and what it is expected to take per value."""
 
-    encoding: _Encoding
+    encoding: ColumnEncoding
     codec: Compression
     encode_ns: float
     num_bytes: float
@@ -173,31 +181,65 @@ def write(
         OSError: the sink refuses. What a path then holds is no Parquet file.
     """
     if isinstance(sink, str | os.PathLike):
-        with pa.output_stream(
-            os.fspath(sink), compression=None, buffer_size=_SINK_BUFFER_BYTES
-        ) as stream:
-            _write_stream(table, stream, options, metadata)
-            num_bytes = stream.tell()
+        target = PathSink(os.fspath(sink))
+        try:
+            num_bytes = _write_groups(table, target, options, metadata)
+            target.flush()
+        finally:
+            target.close()
     else:
-        memory = pa.BufferOutputStream()
-        _write_stream(table, memory, options, metadata)
-        whole = memory.getvalue()
-        sink.write(whole)
-        num_bytes = whole.size
+        memory = MemorySink()
+        num_bytes = _write_groups(table, memory, options, metadata)
+        sink.write(memory.whole())
     times = table.column(TIME_COLUMN)
     return FileStats(table.num_rows, num_bytes, times[0].value, times[-1].value)
 
 
-def _write_stream(
-    table: pa.Table,
-    stream: pa.NativeFile,
-    options: WriteOptions,
-    metadata: Mapping[str, str] | None,
-) -> None:
-    # write_table frees the interpreter's lock; every call of it makes a row group.
-    writer = pq.ParquetWriter(
-        stream,
-        table.schema,
+def _write_groups(
+    table: pa.Table, sink: Sink, options: WriteOptions, metadata: Mapping[str, str] | None
+) -> int:
+    leaves = own_leaves(table)
+    if leaves is None:
+        whole = pyarrow_file(table, options, metadata)
+        sink.put([whole])
+        return int(whole.size)
+    writer = FileWriter(sink, leaves, options.way_of)
+    write_groups(table, writer)
+    return writer.finish(metadata or {})
+
+
+def own_leaves(table: pa.Table) -> list[Leaf] | None:
+    """How our own encoder stores the columns of a table; None where pyarrow's is to write it."""
+    return leaves_of(table.schema) if table.num_rows >= MIN_OWN_ROWS else None
+
+
+def write_groups(table: pa.Table, writer: FileWriter) -> None:
+    """Write a table in row groups of at most `ROW_GROUP_ROWS`."""
+    if max([column.num_chunks for column in table.columns]) > 1:
+        table = table.unify_dictionaries().combine_chunks()
+    for batch in table.to_batches(max_chunksize=ROW_GROUP_ROWS):
+        writer.write(batch)
+
+
+def pyarrow_file(
+    table: pa.Table, options: WriteOptions, metadata: Mapping[str, str] | None
+) -> pa.Buffer:
+    """The same file as pyarrow would write it: the twin of our own encoder."""
+    memory = pa.BufferOutputStream()
+    with open_pyarrow_writer(memory, table.schema, options) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        if metadata:
+            writer.add_key_value_metadata(dict(metadata))
+    return memory.getvalue()
+
+
+def open_pyarrow_writer(
+    sink: pa.NativeFile, schema: pa.Schema, options: WriteOptions
+) -> pq.ParquetWriter:
+    """The writer of pyarrow, every call of whose `write_table` makes a row group or several."""
+    return pq.ParquetWriter(
+        sink,
+        schema,
         version="2.6",
         data_page_version="1.0",
         use_dictionary=list(options.dictionary),
@@ -205,13 +247,9 @@ def _write_stream(
         compression=options.codecs,
         write_statistics=[TIME_COLUMN],  # of text 3 to 9 ns a value, of doubles 0.5
         write_batch_size=_WRITE_BATCH_ROWS,
-        dictionary_pagesize_limit=_MAX_DICTIONARY_BYTES,
+        dictionary_pagesize_limit=MAX_DICTIONARY_BYTES,
         store_schema=False,
     )
-    with writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        if metadata:
-            writer.add_key_value_metadata(dict(metadata))
 
 
 # --- choosing --------------------------------------------------------------------------------
@@ -239,7 +277,7 @@ def _number_choices(array: pa.Array, compression: Compression) -> list[_Choice]:
     plain = _Choice("PLAIN", "none", _PLAIN_NS, _VALUE_BYTES)
     rows, is_integer = len(array), pa.types.is_integer(array.type)
     if compression != "none" and rows < _MIN_ROWS_TO_LOOK:
-        encoding: _Encoding = "DELTA_BINARY_PACKED" if is_integer else "PLAIN"
+        encoding: ColumnEncoding = "DELTA_BINARY_PACKED" if is_integer else "PLAIN"
         return [_Choice(encoding, compression, 0.0, 0.0)]
     if rows < _MIN_ROWS_TO_LOOK:
         return [plain]
@@ -250,7 +288,7 @@ def _number_choices(array: pa.Array, compression: Compression) -> list[_Choice]:
         choices.append(delta)
     distinct = distinct_values(_scattered(array))
     in_group = expected_distinct(distinct, min(rows, ROW_GROUP_ROWS))
-    if in_group * _VALUE_BYTES <= 0.9 * _MAX_DICTIONARY_BYTES:
+    if in_group * _VALUE_BYTES <= 0.9 * MAX_DICTIONARY_BYTES:
         encode_ns = next(ns for limit, ns in _DICTIONARY_NS if in_group <= limit)
         index_bytes = max(1, int(in_group - 1).bit_length()) / 8
         num_bytes = index_bytes + _VALUE_BYTES * in_group / min(rows, ROW_GROUP_ROWS)

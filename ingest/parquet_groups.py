@@ -7,7 +7,7 @@ those that `parquet.plan` chooses by the first group. Nothing here syncs a file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest import parquet
-from ingest.columns import TIME_COLUMN
+from ingest.parquet_file import FileWriter, PathSink
+from ingest.parquet_thrift import Leaf
 
 #: What pyarrow calls the codecs in a footer.
 _CODECS: dict[str, parquet.Compression] = {"LZ4": "lz4", "ZSTD": "zstd", "SNAPPY": "snappy"}
 
-#: As in `parquet`; a test holds the files of both equal.
+#: One `write` a MiB.
 _SINK_BUFFER_BYTES = 1 << 20
-_WRITE_BATCH_ROWS = 1 << 16
-_MAX_DICTIONARY_BYTES = 1 << 20
 
 
 def codec_of(footer: pq.FileMetaData) -> parquet.Compression:
@@ -68,8 +67,7 @@ class GroupWriter:
         self._metadata = metadata
         self._waiting: list[pa.RecordBatch] = []
         self._num_rows = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._sink: pa.NativeFile | None = None
+        self._file: _OwnFile | _PyarrowFile | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows, all batches of one schema.
@@ -89,13 +87,14 @@ class GroupWriter:
         whole = pa.Table.from_batches(self._waiting).unify_dictionaries().combine_chunks()
         whole = whole.replace_schema_metadata(None)
         self._waiting, self._num_rows = [], 0
-        if self._writer is None:
+        if self._file is None:
             options = parquet.plan(whole, self._compression)
-            self._sink = pa.output_stream(
-                self._path, compression=None, buffer_size=_SINK_BUFFER_BYTES
-            )
-            self._writer = _open_writer(self._sink, whole.schema, options)
-        self._writer.write_table(whole, row_group_size=parquet.ROW_GROUP_ROWS)
+            leaves = parquet.own_leaves(whole)
+            if leaves is None:
+                self._file = _PyarrowFile(self._path, whole.schema, options)
+            else:
+                self._file = _OwnFile(self._path, leaves, options)
+        self._file.write(whole)
 
     def __enter__(self) -> GroupWriter:
         """Write to it."""
@@ -111,27 +110,50 @@ class GroupWriter:
         try:
             if error is None:
                 self._write_group()
-                if self._writer is not None:
-                    self._writer.add_key_value_metadata(dict(self._metadata))
-                    self._writer.close()
+                if self._file is not None:
+                    self._file.finish(self._metadata)
         finally:
-            if self._sink is not None:
-                self._sink.close()
+            if self._file is not None:
+                self._file.close()
 
 
-def _open_writer(
-    sink: pa.NativeFile, schema: pa.Schema, options: parquet.WriteOptions
-) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        sink,
-        schema,
-        version="2.6",
-        data_page_version="1.0",
-        use_dictionary=list(options.dictionary),
-        column_encoding=options.encodings,
-        compression=options.codecs,
-        write_statistics=[TIME_COLUMN],
-        write_batch_size=_WRITE_BATCH_ROWS,
-        dictionary_pagesize_limit=_MAX_DICTIONARY_BYTES,
-        store_schema=False,
-    )
+class _OwnFile:
+    """A file that our own encoder writes."""
+
+    def __init__(self, path: str, leaves: Sequence[Leaf], options: parquet.WriteOptions) -> None:
+        self._sink = PathSink(path)
+        self._writer = FileWriter(self._sink, leaves, options.way_of)
+
+    def write(self, table: pa.Table) -> None:
+        """Write a row group or several."""
+        parquet.write_groups(table, self._writer)
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the footer."""
+        self._writer.finish(metadata)
+        self._sink.flush()
+
+    def close(self) -> None:
+        """Close it, finished or not."""
+        self._sink.close()
+
+
+class _PyarrowFile:
+    """A file that pyarrow writes: few rows, or a column of somebody else's type."""
+
+    def __init__(self, path: str, schema: pa.Schema, options: parquet.WriteOptions) -> None:
+        self._sink: Any = pa.output_stream(path, compression=None, buffer_size=_SINK_BUFFER_BYTES)
+        self._writer = parquet.open_pyarrow_writer(self._sink, schema, options)
+
+    def write(self, table: pa.Table) -> None:
+        """Write a row group or several."""
+        self._writer.write_table(table, row_group_size=parquet.ROW_GROUP_ROWS)
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the footer."""
+        self._writer.add_key_value_metadata(dict(metadata))
+        self._writer.close()
+
+    def close(self) -> None:
+        """Close it, finished or not."""
+        self._sink.close()
