@@ -68,7 +68,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _over_http(connections: Connections, rows: int, coding: str) -> Callable[[], int]:
-    sql = msgspec.json.encode({"sql": f"SELECT * FROM stored.cpu LIMIT {rows}"})
+    sql = msgspec.json.encode({"sql": "SELECT * FROM stored.cpu"})
     decode = DECODERS[coding]
 
     def read() -> int:
