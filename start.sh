@@ -12,7 +12,8 @@ Usage: ./start.sh COMMAND [OPTIONS]
   native        set up what is missing, then run the daemon here until Ctrl-C or SIGTERM;
                 OPTIONS go to `arc serve` (./start.sh native --help lists them)
   setup         set up only: venv/, packages, compiled kernels
-  test          set up what is missing, then run all checks and tests; OPTIONS go to pytest
+  test          set up what is missing, then run all checks and tests, several at a time;
+                OPTIONS go to pytest, which runs what they name one at a time (or -n auto)
   stop          stop the running daemon; OPTIONS go to `arc stop`
   status        show the running daemon; OPTIONS go to `arc status`
   which-python  print the Python that a fresh set-up would use
@@ -306,6 +307,8 @@ setup)
     ;;
 test)
     set_up dev
+    # A process of its own takes seconds to begin, so that they pay for a whole run alone.
+    [ $# -gt 0 ] || set -- -n auto
     run_venv -m pytest "$@"
     ;;
 stop | status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -470,30 +471,38 @@ print("done", flush=True)
 """
 
 
+@contextlib.contextmanager
+def compacting(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that compacts once it is sent a line, and has ended afterwards in any case."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(root), str(LATER_US)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 def test_kill_9_at_any_moment_leaves_every_row_once_and_the_next_run_cleans_up(
     data: DataDirectory,
 ) -> None:
     flush_hours(data, 40, (0, 1))
     ended, at = 0, 0.002
     while not ended:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(data.root), str(LATER_US)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdout.readline()
-        killer = threading.Timer(at, os.kill, (child.pid, signal.SIGKILL))
-        child.stdin.write(b"\n")
-        child.stdin.flush()
-        killer.start()
-        ended = len(child.stdout.readline())
-        killer.cancel()
-        child.stdout.close()
-        child.stdin.close()
-        child.wait()
+        with compacting(data.root) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdout.readline()
+            killer = threading.Timer(at, os.kill, (child.pid, signal.SIGKILL))
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            killer.start()
+            ended = len(child.stdout.readline())
+            killer.cancel()
+            killer.join()
         assert count(data) == 800
         assert errors(data) == []
         at *= 1.6

@@ -71,7 +71,7 @@ def test_uncompiled_kernels_never_leave_an_array_and_agree_with_the_twin() -> No
         env=dict(os.environ, NUMBA_DISABLE_JIT="1"),
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -109,6 +109,34 @@ def test_stop_is_passed_on_with_its_options(start_sh: Path) -> None:
     assert done.stdout == f"{start_sh.parent}|unset|-m|arc|stop|--data-dir|two words|"
 
 
+def set_up(folder: Path) -> None:
+    """Make it look as if all were set up there, with a Python that prints what it is to run."""
+    venv, cache = folder / "venv", folder / "ingest" / "kernels" / "__pycache__"
+    (venv / "bin").mkdir(parents=True)
+    (venv / ".arc").mkdir()
+    cache.mkdir(parents=True)
+    (cache / "a.nbi").touch()
+    for name, content in {"home": venv, "native": "n", "dev": "d", "kernels": "k"}.items():
+        (venv / ".arc" / name).write_text(f"{content}\n", encoding="utf-8")
+    keys = " ".join(f'"{line}"' for line in (venv, "base", "n", "d", "k"))
+    command(
+        venv / "bin",
+        "python",
+        f"""if [ "$1" = -I ]; then printf '%s\\n' {keys}; else echo "$@"; fi""",
+    )
+
+
+def test_all_tests_run_several_at_a_time(start_sh: Path) -> None:
+    set_up(start_sh.parent)
+    assert run(start_sh, "test").stdout == "-m pytest -n auto\n"
+
+
+def test_what_options_name_runs_in_one_process_at_once(start_sh: Path) -> None:
+    set_up(start_sh.parent)
+    done = run(start_sh, "test", "tests/test_buffer.py", "-x")
+    assert done.stdout == "-m pytest tests/test_buffer.py -x\n"
+
+
 def test_python_that_only_fails_is_passed_over(start_sh: Path, commands: Path) -> None:
     command(commands, "python3.13", 'echo "python3.13: command not found" >&2; exit 127')
     command(commands, "python3.12", "echo 31201 not an answer")
