@@ -407,7 +407,8 @@ def _numbers(array: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
         zero = np.float16(0) if pa.types.is_float16(array.type) else 0
         array = array.fill_null(pa.scalar(zero, array.type))
     values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
-    return values.astype(dtype, copy=not values.flags.aligned)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which becomes a quiet one
+        return values.astype(dtype, copy=not values.flags.aligned)
 
 
 def _int_column(array: pa.Array, validity: NDArray[np.bool_] | None) -> Column:

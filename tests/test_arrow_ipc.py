@@ -367,6 +367,17 @@ def test_types_that_nothing_stores_are_refused_by_name(name: str) -> None:
     refused(body, PayloadError, f"measurement 'm': column 'odd': found Arrow's {name}, wanted")
 
 
+@pytest.mark.parametrize("bits", [0x7FA00001, 0xFF800001])
+def test_a_signalling_nan_is_a_nan(bits: int) -> None:
+    floats = pa.array(np.array([bits, 0x3F800000], np.uint32).view(np.float32))
+    times = pa.array([NOW_US, NOW_US + 1], pa.timestamp("us", tz="UTC"))
+    found = check(stream(pa.table({"time": times, "x": floats})))
+    assert isinstance(found, list)
+    values = found[0].columns["x"].values
+    assert np.isnan(values[0])
+    assert values[1] == 1.0
+
+
 def test_nanoseconds_that_would_be_lost_are_refused_and_the_row_is_named() -> None:
     body = stream(pa.table({"v": pa.array([1000, 1001], pa.timestamp("ns"))}))
     refused(body, ValueTypeError, "column 'v', row 1: found a timestamp of 1001 ns")
