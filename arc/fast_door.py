@@ -41,6 +41,9 @@ RECEIVE_BYTES = 256 * 2**10
 #: A head over this many bytes is refused; browsers and proxies send less than a quarter.
 MAX_HEAD_BYTES = 32 * 2**10
 
+#: Heads that are known by their bytes: 4 routes of 64 agents, or of 64 lengths, in 0.5 MB.
+MAX_KNOWN_HEADS, MAX_KNOWN_HEAD_BYTES = 256, 2**10
+
 #: Of a refused body, this much is read and thrown away so that the connection can go on; with
 #: more to come it is closed after the answer.
 DISCARD_BYTES = 2**20
@@ -85,6 +88,20 @@ class Timeouts(msgspec.Struct, frozen=True):
     keepalive_s: float
 
 
+class KnownHead(msgspec.Struct, frozen=True, gc=False):
+    """What a head says that came before, byte for byte; of a connection that stays open.
+
+    Attributes:
+        route: Its path.
+        length: Of its body.
+        write: What it says about the body. It has no key: each key comes once.
+    """
+
+    route: Route
+    length: int
+    write: WriteHead
+
+
 class FastDoor:
     """What the connections of one worker share.
 
@@ -112,6 +129,7 @@ class FastDoor:
         self.connections: set[Connection] = set()
         self.scratch = bytearray(RECEIVE_BYTES)  # filled and emptied within one callback
         self.scratch_view = memoryview(self.scratch)
+        self._known_heads: dict[bytes, KnownHead] = {}
         self._answers: list[tuple[asyncio.Transport, bytes]] = []
         self._durability = f"x-arc-durability: {door.durability}"
         self._date = b""
@@ -120,6 +138,22 @@ class FastDoor:
     def __call__(self) -> asyncio.BaseProtocol:
         """A protocol for a new connection."""
         return Connection(self)
+
+    def known_head(self, raw: bytes) -> KnownHead | None:
+        """What was found in a head of the same bytes before.
+
+        HOT, once a request: agents send bodies of few lengths under the same headers, and to
+        parse them again takes 3 of some 40 µs (docs/profiling/2026-11-20-request-overhead.md).
+        """
+        return self._known_heads.get(raw)
+
+    def remember_head(self, raw: bytes, known: KnownHead) -> None:
+        """Keep what was found in a head, for the next of the same bytes."""
+        if known.write.key or len(raw) > MAX_KNOWN_HEAD_BYTES:
+            return
+        if len(self._known_heads) >= MAX_KNOWN_HEADS:
+            self._known_heads.clear()  # of somebody whose heads are all different
+        self._known_heads[raw] = known
 
     def no_content(self) -> bytes:
         """The answer to an accepted write."""
@@ -334,6 +368,14 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, raw: bytes) -> bool:
         """Start on the request with this head; False: it is one for aiohttp."""
         self._in_head = False
+        known = self._shared.known_head(raw)
+        if known is not None:
+            self._keep_alive = True
+            self._started_s = time.monotonic()
+            self._route = known.route
+            if self._make_room(known.length):
+                self._head, self._length = known.write, known.length
+            return True
         head = _Head()
         parser = httptools.HttpRequestParser(head)
         try:
@@ -363,25 +405,34 @@ class Connection(asyncio.BufferedProtocol):
         self._keep_alive = parser.should_keep_alive()
         self._started_s = time.monotonic()
         self._route = route
-        self._admit(FastHead(headers, query), int(headers[b"content-length"]))
+        length = int(headers[b"content-length"])
+        if self._admit(FastHead(headers, query), length) and self._keep_alive:
+            assert self._head is not None
+            self._shared.remember_head(raw, KnownHead(route, length, self._head))
         return True
 
-    def _admit(self, head: FastHead, length: int) -> None:
+    def _admit(self, head: FastHead, length: int) -> bool:
         """Make room for the body, or refuse it before any of it is read."""
-        try:
-            self._shared.door.admit(length)
-        except IngestError as error:
-            self._discard = length
-            self._refuse(error, 0)
-            return
+        if not self._make_room(length):
+            return False
         try:
             self._head = self._route.read_head(head)
         except IngestError as error:
             self._shared.door.release(length)
             self._discard = length
             self._refuse(error, 0)
-            return
+            return False
         self._length = length
+        return True
+
+    def _make_room(self, length: int) -> bool:
+        try:
+            self._shared.door.admit(length)
+        except IngestError as error:
+            self._discard = length
+            self._refuse(error, 0)
+            return False
+        return True
 
     def _take_body(self, data: bytearray, at: int, size: int) -> int:
         """Serve an admitted body that is all there, else make room for the rest of it."""

@@ -49,9 +49,8 @@ def assemble(
     else:
         times = EpochTimes(np.full(rows, now_us, dtype=np.int64), now_us, now_us)
     present = {name: column for name, column in columns.items() if column is not None}
-    nbytes = times.time_us.nbytes + BATCH_OVERHEAD_BYTES
-    for column in present.values():
-        nbytes += column.nbytes + COLUMN_OVERHEAD_BYTES
+    nbytes = times.time_us.nbytes + BATCH_OVERHEAD_BYTES + len(present) * COLUMN_OVERHEAD_BYTES
+    nbytes += sum([column.nbytes for column in present.values()])
     time_range = times.min_us, times.max_us
     return ColumnBatch(measurement, times.time_us, present, tags, nbytes, time_range)
 

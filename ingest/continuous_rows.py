@@ -89,7 +89,7 @@ def _written(table: pa.Table) -> bytes:
 
 def _marks(num_rows: int, mark: str) -> pa.DictionaryArray:
     indices = pa.nulls(num_rows, pa.int32()).fill_null(0)
-    return pa.DictionaryArray.from_arrays(indices, pa.array([mark]))
+    return pa.DictionaryArray.from_arrays(indices, pa.array([mark], pa.utf8()))
 
 
 def _times(table: pa.Table, window: Window) -> pa.ChunkedArray:

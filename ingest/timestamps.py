@@ -50,6 +50,12 @@ _PER_HOUR = {
     TimeUnit.NS: _HOUR_S * 10**9,
 }
 
+#: First value of each unit that is a time, and the first after the last.
+_RANGES = {
+    unit: (MIN_TIME_S // _HOUR_S * per_hour, min(MAX_TIME_S // _HOUR_S * per_hour, _INT64_END))
+    for unit, per_hour in _PER_HOUR.items()
+}
+
 
 class EpochTimes(NamedTuple):
     """Times as they are stored.
@@ -162,8 +168,7 @@ def _floats_to_epoch_us(
 
 
 def _check_range(times: NDArray[Any], low: float, high: float, unit: TimeUnit, where: str) -> None:
-    earliest, end = (bound // _HOUR_S * _PER_HOUR[unit] for bound in (MIN_TIME_S, MAX_TIME_S))
-    end = min(end, _INT64_END)
+    earliest, end = _RANGES[unit]
     if low >= earliest and high < end:
         return
     bad = low if low < earliest else high

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httptools
 import ormsgpack
 import pytest
 import structlog
 from backports import zstd
 
 from arc.config import Config, resolve
-from arc.fast_door import MAX_HEAD_BYTES
+from arc.fast_door import MAX_HEAD_BYTES, MAX_KNOWN_HEAD_BYTES, MAX_KNOWN_HEADS
 from arc.metrics import Totals
 from arc.metrics_table import METRICS
 from arc.runtime import DAEMON_JSON
@@ -154,7 +155,7 @@ async def test_the_loop_tries_a_body_once_before_it_leaves_it_to_a_thread(
         (b"\xc1", {}, 400, "byte 0"),
         (columnar()[:-1], {}, 400, "cut off"),
         (columnar() + b"\xc1", {}, 400, "stopped at byte"),
-        (gzip.compress(columnar())[:-1], {}, 400, "gzip"),
+        (gzip.compress(columnar(), mtime=0)[:-1], {}, 400, "gzip"),
         (columnar(), {"Content-Encoding": "gzip"}, 400, "the bytes say"),
         (columnar(), {"x-arc-database": "no spaces"}, 400, "no spaces"),
         (columnar(), {"x-arc-time-unit": "h"}, 400, "x-arc-time-unit"),
@@ -162,7 +163,7 @@ async def test_the_loop_tries_a_body_once_before_it_leaves_it_to_a_thread(
         (columnar("x\x00"), {}, 400, "U+0000"),
         (ormsgpack.packb({"m": "a", "fields": {}}), {}, 400, "fields"),
         (bytes(3_000), {}, 413, "2048 bytes (ARC_MAX_BODY_BYTES)"),
-        (gzip.compress(bytes(9_000)), {}, 413, "8192 bytes (ARC_MAX_DECOMPRESSED_BYTES)"),
+        (gzip.compress(bytes(9_000), mtime=0), {}, 413, "8192 bytes (ARC_MAX_DECOMPRESSED_BYTES)"),
     ],
 )
 async def test_a_bad_body_is_refused_with_the_reason(
@@ -189,6 +190,61 @@ async def test_requests_follow_each_other_on_one_connection_also_after_a_refusal
         writer.write(with_length(body, {}))
         assert (await read_reply(reader)).status == status
     writer.close()
+
+
+async def test_a_head_that_came_before_is_not_parsed_again_and_means_the_same(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[object] = []
+    parser = httptools.HttpRequestParser
+
+    def counted(head: object) -> httptools.HttpRequestParser:
+        parsed.append(head)
+        return parser(head)
+
+    monkeypatch.setattr("arc.fast_door.httptools.HttpRequestParser", counted)
+    worker, port = await serve(durability="memory")
+    heads: list[dict[str, str]] = [{}, {"x-arc-database": "other"}, {"x-arc-time-unit": "s"}]
+    for number in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for head in heads:
+            time = 1_700_000_000 if "x-arc-time-unit" in head else 1_700_000_000_000_000
+            writer.write(with_length(columnar(time=[time], usage=[float(number)]), head))
+            assert (await read_reply(reader)).status == 204
+        writer.close()
+    assert len(parsed) == 3
+    await worker.pipeline.drain()
+    tables = {e.table.database: e.content.num_rows for e in worker.pipeline.tables()}
+    assert tables == {"default": 6, "other": 3}
+
+
+async def test_a_head_that_came_before_is_refused_when_there_is_no_room(serve: Serve) -> None:
+    worker, port = await serve()
+    assert (await ask(port, with_length(columnar(), {}))).status == 204
+    worker.pipeline.budget.force(worker.pipeline.budget.limit_bytes)
+    assert (await ask(port, with_length(columnar(), {}))).status == 503
+    worker.pipeline.budget.give_back(worker.pipeline.budget.limit_bytes)
+    assert (await ask(port, with_length(columnar(), {}))).status == 204
+
+
+async def test_only_heads_that_come_again_and_were_taken_are_remembered(serve: Serve) -> None:
+    worker, port = await serve()
+    known = worker._fast._known_heads
+    for head, status in [
+        ({"Connection": "close"}, 204),
+        ({"Idempotency-Key": "k"}, 204),
+        ({"x-arc-database": "no spaces"}, 400),
+        ({"User-Agent": "a" * MAX_KNOWN_HEAD_BYTES}, 204),
+    ]:
+        for _ in range(2):
+            assert (await ask(port, with_length(columnar(), head))).status == status
+    assert not known
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for number in range(MAX_KNOWN_HEADS + 1):
+        writer.write(with_length(columnar(), {"User-Agent": str(number)}))
+        assert (await read_reply(reader)).status == 204
+    writer.close()
+    assert len(known) == 1
 
 
 async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
