@@ -11,9 +11,9 @@ no views but their own, whatever runs beside them.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import enum
-import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ from ingest.query.errors import (
 from ingest.query.fresh import NOTHING, FreshSource, FreshTables
 from ingest.query.gate import Kind, Statement, TableName, parse
 from ingest.query.snapshots import Snapshots
-from ingest.query.views import View, Views
+from ingest.query.views import Places, View, Views
 from ingest.table_list import TableEntry, TableList
 
 #: Rows of a batch: large enough that what is done once a batch does not show, small enough that
@@ -44,6 +44,9 @@ BATCH_ROWS = 65_536
 
 #: Nesting of an expression; DuckDB's own 1 000 is more than a thread of 8 MB always has room for.
 _MAX_DEPTH = 250
+
+#: Texts that are remembered with what they ask for, and the longest of them.
+_MAX_STATEMENTS, _MAX_REMEMBERED_CHARACTERS = 256, 4_096
 
 #: How many names a message about an unknown one lists.
 _SHOWN_NAMES = 20
@@ -103,9 +106,11 @@ class Engine:
         self.snapshots = Snapshots(self.root, catalog)
         self.tables = TableList(catalog, self.root)
         self.fresh = None if source is None else FreshTables(source, settings.memory_bytes)
-        self._numbers = itertools.count(1)
+        self.places = Places()
         self._connection = _connect(self.root, settings)
-        # Guards the connection, of which each query takes a cursor, which is thread-safe.
+        self._statements: collections.OrderedDict[str, Statement] = collections.OrderedDict()
+        # Guards the connection, of which each query takes a cursor, which is thread-safe, and the
+        # statements.
         self._lock = threading.Lock()
 
     def query(self, sql: str, database: str) -> Query:
@@ -122,9 +127,24 @@ class Engine:
         with self._lock:
             return self._connection.cursor()
 
-    def next_name(self) -> str:
-        """A name for the database of one query. No database of a client begins with "_"."""
-        return f"_query{next(self._numbers)}"
+    def parse(self, sql: str, cursor: duckdb.DuckDBPyConnection) -> Statement:
+        """What a text asks for; it is remembered, since dashboards ask the same again: 1 ms.
+
+        Raises:
+            QueryError: as `gate.parse`.
+        """
+        with self._lock:
+            found = self._statements.get(sql)
+            if found is not None:
+                self._statements.move_to_end(sql)
+                return found
+        found = parse(sql, cursor)
+        if len(sql) <= _MAX_REMEMBERED_CHARACTERS:
+            with self._lock:
+                self._statements[sql] = found
+                if len(self._statements) > _MAX_STATEMENTS:
+                    self._statements.popitem(last=False)
+        return found
 
     def resolve(self, name: TableName, database: str) -> View:
         """The table that a name in SQL means: exactly that, or the only one in another case.
@@ -220,7 +240,7 @@ class Query:
         """
         with self._guarded():
             cursor = self._open()
-            statement = parse(self._sql, cursor)
+            statement = self._engine.parse(self._sql, cursor)
             self._run(statement, cursor)
         return self
 
@@ -232,7 +252,7 @@ class Query:
         """
         with self._guarded():
             cursor = self._open()
-            statement = parse(self._sql, cursor)
+            statement = self._engine.parse(self._sql, cursor)
             if statement.kind is Kind.ROWS and not statement.is_explained:
                 if self._bind(statement, cursor) is not None:
                     return 1
@@ -248,7 +268,7 @@ class Query:
             IngestError: see `guarded`.
         """
         with self._guarded():
-            statement = parse(self._sql, self._open())
+            statement = self._engine.parse(self._sql, self._open())
             return sum(view.num_rows for _, view in self._views(statement))
 
     def next_batch(self) -> pa.RecordBatch | None:
@@ -308,7 +328,7 @@ class Query:
 
     def _bind(self, statement: Statement, cursor: duckdb.DuckDBPyConnection) -> int | None:
         """Make the views of a query; the answer, if it is the number of rows of a table."""
-        self._bound = Views(cursor, self._engine.next_name(), self._database)
+        self._bound = Views(cursor, self._engine.places, self._database)
         return self._bound.bind(statement, list(self._views(statement)))
 
     def _views(self, statement: Statement) -> Iterator[tuple[TableName, View]]:

@@ -11,6 +11,7 @@ one transaction, so `now()` is the same time in both.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 from collections.abc import Sequence
@@ -71,22 +72,45 @@ class View(msgspec.Struct, frozen=True):
         return View(snapshot, fresh)
 
 
+class Places:
+    """Databases of one DuckDB for views, each used by one query at a time. Thread-safe.
+
+    A query leaves nothing in its place, since all that it makes there is in a transaction that is
+    rolled back: so the next one finds it empty, and need not attach one of its own, 0.6 ms.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._free: collections.deque[str] = collections.deque()
+
+    def take(self, cursor: duckdb.DuckDBPyConnection) -> str:
+        """The name of a database that nobody else uses; none of a client's begins with "_"."""
+        with contextlib.suppress(IndexError):
+            return self._free.pop()
+        name = f"_query{next(self._numbers)}"
+        cursor.execute(f"ATTACH ':memory:' AS {identifier(name)}")
+        return name
+
+    def give_back(self, name: str) -> None:
+        """Leave it, as empty as it was."""
+        self._free.append(name)
+
+
 class Views:
     """Makes the views of one query, and takes them away again.
 
     Args:
         cursor: Of the query, used by nobody else.
-        name: Of the database for them: one that no other query uses.
+        places: Has one for them.
         database: That of tables whose name in SQL has none.
     """
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, name: str, database: str) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, places: Places, database: str) -> None:
         self._cursor = cursor
-        self._name = name
+        self._places = places
+        self._name = ""  # of the database for the views; none before the transaction has begun
         self._database = database
         self._numbers = itertools.count(1)
-        self._is_attached = False
-        self._is_planning = False
         self._views: dict[tuple[str, str], View] = {}
         self._databases: dict[str, str] = {}  # as written, by their names in lower case
 
@@ -100,7 +124,9 @@ class Views:
             QueryError: two tables differ in case only.
             duckdb.Error: it was interrupted, or has no memory left.
         """
-        self._attach(views)
+        self._name_tables(views)
+        self._name = self._places.take(self._cursor)
+        self._begin()
         needs = self._needs(statement) if self._is_worth_a_plan(statement) else EVERYTHING
         if needs.is_row_count:
             [view] = self._views.values()
@@ -112,18 +138,13 @@ class Views:
 
     def close(self) -> None:
         """Take them away. Nothing may run on the cursor."""
+        name, self._name = self._name, ""
         with contextlib.suppress(duckdb.Error):
-            if self._is_planning:
+            if name:
                 self._cursor.rollback()
-            if self._is_attached:
-                self._cursor.execute("USE memory")
-                self._cursor.execute(f"DETACH {identifier(self._name)}")
+                self._places.give_back(name)
 
-    def _attach(self, views: Sequence[tuple[TableName, View]]) -> None:
-        """Make the database, with a schema for each that the query names."""
-        where = identifier(self._name)
-        self._cursor.execute(f"ATTACH ':memory:' AS {where}")
-        self._is_attached = True
+    def _name_tables(self, views: Sequence[tuple[TableName, View]]) -> None:
         self._databases = {self._database.lower(): self._database}
         for name, view in views:
             database = name.database or self._database
@@ -135,6 +156,11 @@ class Views:
                     f"{view.table.measurement!r} differ in case only, and one query cannot name "
                     "both"
                 )
+
+    def _begin(self) -> None:
+        """Begin the transaction, with a schema for each database that the query names."""
+        self._cursor.begin()
+        where = identifier(self._name)
         for database in self._databases.values():
             self._cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {where}.{identifier(database)}")
         self._cursor.execute(f"USE {where}.{identifier(self._database)}")
@@ -170,8 +196,6 @@ class Views:
 
     def _needs(self, statement: Statement) -> Needs:
         """Plan the query over tables without rows, in the transaction that it is to run in."""
-        self._cursor.begin()
-        self._is_planning = True
         try:
             for key, view in self._views.items():
                 rows = empty_table(view.snapshot)
@@ -183,7 +207,7 @@ class Views:
         except duckdb.Error:
             # The statement fails, and its own run says so in words about its own text.
             self._cursor.rollback()
-            self._is_planning = False
+            self._begin()
             return EVERYTHING
         assert row is not None
         return needs_of(row[1], statement.references)

@@ -13,6 +13,7 @@ import pytest
 from ingest.errors import IngestError, InvalidNameError
 from ingest.query.engine import Engine, EngineSettings, Stop
 from ingest.query.errors import QueryCancelledError, QueryError, QueryLimitError
+from ingest.query.gate import Statement, parse
 from tests.query.conftest import START_US, Ask, engine_on, request, rows_of, write
 
 START = dt.datetime.fromtimestamp(START_US / 1e6, dt.UTC)
@@ -231,3 +232,41 @@ def test_queries_run_beside_each_other(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == [[(1,)]] * 20 + [[(5,)]] * 20
+
+
+def test_a_text_that_came_before_is_not_parsed_again_and_sees_new_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    write(root, request("cpu", 0, 2))
+    parsed: list[str] = []
+
+    def counted(sql: str, connection: duckdb.DuckDBPyConnection) -> Statement:
+        parsed.append(sql)
+        return parse(sql, connection)
+
+    monkeypatch.setattr("ingest.query.engine.parse", counted)
+    with engine_on(root) as engine:
+        for database, rows in (("default", 2), ("default", 2), ("default", 5)):
+            if rows == 5:
+                write(root, request("cpu", 2, 3))
+            assert rows_of(engine.query("SELECT sum(1) FROM cpu", database)) == [(rows,)]
+        assert parsed == ["SELECT sum(1) FROM cpu"]
+        for number in range(300):
+            rows_of(engine.query(f"SELECT {number}", "default"))
+        rows_of(engine.query("SELECT sum(1) FROM cpu", "default"))
+        assert parsed.count("SELECT sum(1) FROM cpu") == 2
+
+
+def test_queries_one_after_another_leave_nothing_to_each_other(stored: Path) -> None:
+    with engine_on(stored) as engine:
+        for _ in range(3):
+            rows_of(engine.query("SELECT count(n) FROM cpu", "default"))
+            with pytest.raises(QueryError, match="no table 'nothing'"):
+                rows_of(engine.query("SELECT * FROM nothing", "default"))
+            with pytest.raises(QueryError, match="there is no table 'cpu'"):
+                rows_of(engine.query("SELECT * FROM cpu", "empty"))
+        databases = engine.cursor().execute("SELECT database_name FROM duckdb_databases()")
+        assert [name for (name,) in databases.fetchall() if name.startswith("_")] == ["_query1"]
+        left = engine.cursor().execute("SELECT count(*) FROM duckdb_views() WHERE NOT internal")
+        assert left.fetchone() == (0,)
