@@ -83,7 +83,7 @@ class AsyncClient:
 
     def _use(self, client: Client) -> None:
         self._client, self._engine = client, client._engine
-        self._calls, self._rows = client._calls, client._rows
+        self._queues = client._queues
         self._done = _Done()
         self._new_threads()
         self.settings = client.settings
@@ -105,9 +105,13 @@ class AsyncClient:
             QueueFullError: as `Client.log`.
             ClosedError: as `Client.log`.
         """
-        rows = self._rows
-        done = self._done if len(rows) < self._calls.mark else self._more(self._calls)
-        rows += (measurement, time_ns(), values)
+        try:
+            queue = self._queues[len(values)]
+        except IndexError:
+            queue = self._client._new_queue(len(values))
+        rows = queue.rows
+        done = self._done if len(rows) < queue.mark else self._more(queue)
+        rows += [measurement, time_ns(), *values, *values.values()]
         return done
 
     def _more(self, queue: RowQueue) -> Awaited:

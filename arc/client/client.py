@@ -24,6 +24,7 @@ from arc.client.errors import ArcClientError, UsageError
 from arc.client.refusal import RefusedError
 from arc.client.reports import together
 from arc.client.rows import Dialect
+from arc.client.rows_apart import stride_of
 from arc.client.series import Series, checked_shape, compiled
 from arc.client.settings import Settings, checked, from_environment
 from arc.client.stats import Stats
@@ -104,17 +105,21 @@ class Client:
     def _open(self, settings: Settings, on_error: OnError | None, ssl_context: Any) -> None:
         self.settings = settings
         self._engine = Engine(settings, on_error, ssl_context)
-        self._calls = self._engine.intake.add_queue(3)
-        self._rows = self._calls.rows
-        # Guarded by the intake's lock, which a fork waits for.
+        # Guarded by the intake's lock, which a fork waits for. A queue for each number of values
+        # that calls have, so that all its rows take the same number of places: 0, 1, 2, …
+        self._queues: list[RowQueue] = []
         self._shapes: dict[Shape, tuple[RowQueue, Make]] = {}
         atexit.register(self._close_at_exit)
 
     # ----------------------------------------------------------------------------- one row
 
-    # HOT, once per row: 586 -> 324 ns for 2 tags and 3 floats against a list of tuples, since what
-    # goes into the flat list is no container that the garbage collector has to look at
-    # (python -m benchmarks.client -k calls).
+    # HOT, once per row: 353 ns best, 358 median, for 2 tags and 3 floats with no other work on the
+    # machine, 430 best beside much (python -m benchmarks.client -k calls); some 110 of it are the
+    # list that is made and dies in the statement that adds it to the queue. Names and values lie
+    # there as they will be sliced into columns, the dict of the call dies with it, and nothing is
+    # left that the garbage collector has to look at. Adding it is one step of the interpreter. A
+    # tuple would be made of such a list, at 30 more (docs/profiling/2026-11-20-client-calls.md); a
+    # queue that is found by index costs 7 to 20 less than one that a dict finds.
     def log(self, measurement: str, /, **values: Any) -> None:
         """Take one row now; returns at once.
 
@@ -130,10 +135,23 @@ class Client:
                 "spill" the call waits instead.
             ClosedError: the client is closed.
         """
-        rows = self._rows
-        if len(rows) >= self._calls.mark:
-            self._calls.notice()
-        rows += (measurement, time_ns(), values)
+        try:
+            queue = self._queues[len(values)]
+        except IndexError:
+            queue = self._new_queue(len(values))
+        rows = queue.rows
+        if len(rows) >= queue.mark:
+            queue.notice()
+        rows += [measurement, time_ns(), *values, *values.values()]
+
+    def _new_queue(self, width: int) -> RowQueue:
+        """The queue of calls with so many values, and those of fewer that are not there yet."""
+        intake = self._engine.intake
+        with intake.changed:
+            while len(self._queues) <= width:
+                number = len(self._queues)
+                self._queues.append(intake.add_queue(stride_of(number), number))
+            return self._queues[width]
 
     def declare(
         self, measurement: str, *, tags: Iterable[str] = (), fields: Iterable[str] = ()

@@ -98,10 +98,12 @@ def check_measurement(name: Any) -> None:
     """
     if not isinstance(name, str):
         raise UsageError(f"the measurement is {type(name).__name__}, wanted a string")
+    if 1 <= len(name) <= MAX_MEASUREMENT_CHARACTERS and name.isprintable():
+        return
     wanted = f"1 to {MAX_MEASUREMENT_CHARACTERS} characters without control characters"
     if not 1 <= len(name) <= MAX_MEASUREMENT_CHARACTERS:
         raise UsageError(f"measurement {name[:32]!r} has {len(name)} characters, wanted {wanted}")
-    if not name.isprintable() and (not _is_text(name) or any(map(_is_control, name))):
+    if not _is_text(name) or any(map(_is_control, name)):
         raise UsageError(f"measurement {name!r}: wanted {wanted}")
 
 

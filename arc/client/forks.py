@@ -7,6 +7,7 @@ take a hook back, so one for each client would stay for the life of the process.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -25,9 +26,15 @@ class Forks(Protocol):
 
 
 class Followers:
-    """Those who are called around forks. They are not kept alive."""
+    """Those who are called around forks. They are not kept alive.
+
+    Attributes:
+        importing: Held by a thread of a client while it imports, and waited for by a fork: the
+            child of a fork amid an import has half a module, for good.
+    """
 
     def __init__(self) -> None:
+        self.importing = threading.Lock()
         self._alive: dict[int, weakref.ref[Forks]] = {}
         self._called: list[Forks] = []
 
@@ -38,6 +45,7 @@ class Followers:
 
     def before(self) -> None:
         """Of the process, before a fork."""
+        self.importing.acquire()  # given back by the two below
         found = [follower() for follower in reversed(list(self._alive.values()))]
         self._called = [follower for follower in found if follower is not None]
         for follower in self._called:
@@ -48,12 +56,14 @@ class Followers:
         called, self._called = self._called, []
         for follower in reversed(called):
             follower.after_fork_in_parent()
+        self.importing.release()
 
     def after_in_child(self) -> None:
         """Of the new process."""
         called, self._called = self._called, []
         for follower in reversed(called):
             follower.after_fork_in_child()
+        self.importing.release()
 
 
 FORKS = Followers()

@@ -1,9 +1,10 @@
 """Rows on their way from a call to the pump: flat lists without a lock, and who may add to them.
 
-A hot call compares the length of its list with a mark and extends the list by one tuple; both are
+A hot call compares the length of its list with a mark and extends the list by one row; both are
 single steps under the interpreter's lock, so rows of many threads never mix and none is lost when
 the pump cuts a prefix off. Below its mark a queue needs no permission. At the mark the call comes
-here, where the pump is woken and more rows are granted, or the caller waits, or is refused.
+here, where the pump is woken and more rows are granted, or the caller waits, or is refused. What
+the pump cuts off it gets turned round: a list for each place of a row.
 
 Never converts a value and never sees a socket.
 """
@@ -26,14 +27,24 @@ IDLE_S = 1.0
 SHARES = 8
 
 
+#: The values at each place of some rows: lists of one length.
+Places = list[list[Any]]
+
+
+def by_place(rows: list[Any], stride: int, stop: int | None = None) -> Places:
+    """What stands at each place of the rows that end before `stop`, a list for each."""
+    return [rows[place:stop:stride] for place in range(stride)]
+
+
 class RowQueue:
-    """Rows of one shape, their values one after another in one flat list.
+    """Rows of one length, one after another in one flat list.
 
     Attributes:
-        rows: `stride` values a row. Appended to by any thread, cut from the front by the pump.
-        stride: Values of one row.
+        rows: `stride` places a row. Appended to by any thread, cut from the front by the pump.
+        stride: Places of one row.
         mark: Length of `rows` at which a call has to ask; 0 while nobody looks at the queue.
-        context: What the pump needs to encode the rows; None for those of `Client.log`.
+        context: What the pump needs to encode the rows: the `Shape` of those of handles, the number
+            of values of those of `Client.log`.
         notice: Asks for permission to add a row; may wait, or raise.
     """
 
@@ -50,7 +61,6 @@ class Intake:
 
     Attributes:
         changed: Guards the marks and all that follows here. Rows are added without it.
-        queues: Every queue, for the client's life.
         taken_rows: Rows that the pump has cut off so far.
         own_threads: Identifiers of the client's threads, which must not wait for each other.
     """
@@ -73,23 +83,25 @@ class Intake:
             start: Starts the threads if they do not run; called under the lock.
         """
         self.changed = threading.Condition()
-        self.queues: list[RowQueue] = []
+        self._known: dict[RowQueue, None] = {}
         self.taken_rows = 0
         self.own_threads: frozenset[int | None] = frozenset()
         self._max_rows = self._row_cap = max_rows
         self._batch_rows, self._linger_s, self._policy = batch_rows, linger_s, policy
         self._start = start
         self._granted = 0  # sum of the marks, in rows
-        self._is_pending = self._is_urgent = self._is_closed = False
+        self._is_pending = self._is_urgent = self._is_closed = self._is_over = False
         self._asked = self._drained = 0
         self._room_calls: list[Callable[[], object]] = []
 
     def add_queue(self, stride: int, context: Any = None) -> RowQueue:
-        """A new queue for rows of `stride` values."""
-        queue = RowQueue(stride, context, self.admit)
-        with self.changed:
-            self.queues.append(queue)
-        return queue
+        """A new queue for rows of `stride` places; it costs nothing before its first row."""
+        return RowQueue(stride, context, self.admit)
+
+    @property
+    def queues(self) -> tuple[RowQueue, ...]:
+        """Every queue that a row came to, for the client's life."""
+        return tuple(self._known)  # one step: a signal handler that logs may add one meanwhile
 
     # ------------------------------------------------------------------------- for producers
 
@@ -139,6 +151,7 @@ class Intake:
     def _grant(self, queue: RowQueue) -> bool:
         if self._is_closed:
             raise ClosedError
+        self._known[queue] = None
         self._wake(queue)
         if len(queue.rows) < queue.mark:
             return True
@@ -151,7 +164,7 @@ class Intake:
                 self.changed.notify_all()
             return False
         # A share for each queue: to take back what was granted, all of them are looked at.
-        more = min(self._batch_rows, max(1, free // max(SHARES, len(self.queues))))
+        more = min(self._batch_rows, max(1, free // max(SHARES, len(self._known))))
         self._set_mark(queue, max(queue.mark, len(queue.rows)) + more * queue.stride)
         return True
 
@@ -191,7 +204,8 @@ class Intake:
                 if not self.changed.wait(due_s - time.monotonic()):
                     break
             self._is_urgent = self._is_pending = False
-            return not (self._is_closed and self._asked == self._drained and not self._is_left())
+            self._is_over = self._is_closed and self._asked == self._drained and not self._is_left()
+            return not self._is_over
 
     def _is_left(self) -> bool:
         return any(queue.rows for queue in self.queues)
@@ -201,11 +215,19 @@ class Intake:
         with self.changed:
             return self._asked, [(q, len(q.rows) // q.stride) for q in self.queues if q.rows]
 
-    def take(self, queue: RowQueue, num_rows: int) -> list[Any]:
-        """Cut the oldest rows off a queue: a flat list of `num_rows` x stride values."""
+    def take(self, queue: RowQueue, num_rows: int) -> Places:
+        """Cut the oldest rows off a queue.
+
+        Returns:
+            By place, values of at most `num_rows` rows. While the caller has them, none dies that
+            may have a destructor of its own, which must not run under the lock.
+        """
+        # HOT, once per row: turned round at once, a row costs 15 ns less than copied as a prefix
+        # first, out of which columns are cut (docs/profiling/2026-11-20-client-rows.md). Only the
+        # pump cuts, so that what it sees does not change outside the lock.
+        size = min(len(queue.rows), num_rows * queue.stride)
+        taken = by_place(queue.rows, queue.stride, size)
         with self.changed:
-            size = min(len(queue.rows), num_rows * queue.stride)
-            taken = queue.rows[:size]
             # The mark first: a call between the two lines asks once too often, not too rarely.
             self._set_mark(queue, max(0, queue.mark - size))
             del queue.rows[:size]
@@ -247,7 +269,8 @@ class Intake:
             mine, self._is_urgent = self._asked, True
             self._start()
             self.changed.notify_all()
-            while self._drained < mine:
+            # A pump that ended between `close` and this had left nothing.
+            while self._drained < mine and not self._is_over:
                 left_s = None if deadline_s is None else deadline_s - time.monotonic()
                 if left_s is not None and left_s <= 0:
                     return False
@@ -276,6 +299,6 @@ class Intake:
             queue.mark = 0
         self._granted = self.taken_rows = 0
         self._asked = self._drained = 0
-        self._is_pending = self._is_urgent = False
+        self._is_pending = self._is_urgent = self._is_over = False
         self._room_calls = []
         self.own_threads = frozenset()  # the child's threads may get the same identifiers

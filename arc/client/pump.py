@@ -1,6 +1,6 @@
 """The pump: one thread that turns rows of calls into batches, and hands them to the outbox.
 
-In: prefixes of the flat lists of the intake. Out: encoded batches. A row that cannot be encoded is
+In: rows of the intake, turned round. Out: encoded batches. A row that cannot be encoded is
 reported alone; its neighbours go out. Never sees a socket.
 """
 
@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from arc.client.batch import WRITE_MSGPACK, Batch, Kind
-from arc.client.intake import Intake, RowQueue
+from arc.client.intake import Intake, Places, RowQueue
 from arc.client.isolation import Isolation
 from arc.client.outbox import Outbox
 from arc.client.refusal import RefusedError
 from arc.client.reports import Reports, say
-from arc.client.rows import Dialect, Encoded, Refused, encode_calls, encode_series
+from arc.client.rows import Dialect, Encoded, Refused, Shape, encode_calls, encode_series
 from arc.client.settings import Settings
 
 HEADERS = (("x-arc-time-unit", "ns"),)
@@ -76,7 +75,7 @@ class Pump:
             pile.add(part)
         for row in refused:
             self._refuse(row)
-        self._learn(encoded)
+        pile.learn(self._intake)
 
     def _put(self, parts: list[Encoded]) -> None:
         rows = sum(part.rows for part in parts)
@@ -90,11 +89,11 @@ class Pump:
             words = f"BUG: {type(error).__name__}: {error}"
             self._report(RefusedError(words, batch, retryable=True))
 
-    def _encode(self, queue: RowQueue, rows: list[Any]) -> tuple[list[Encoded], list[Refused]]:
+    def _encode(self, queue: RowQueue, rows: Places) -> tuple[list[Encoded], list[Refused]]:
         limits = self._settings.batch_rows, self._settings.batch_bytes
-        if queue.context is None:
-            return encode_calls(rows, self.dialects, *limits)
-        return encode_series(queue.context, rows, *limits)
+        if isinstance(queue.context, Shape):
+            return encode_series(queue.context, rows, *limits)
+        return encode_calls(rows, queue.context, self.dialects, *limits)
 
     def _refuse(self, row: Refused) -> None:
         batch = Batch(Kind.MSGPACK, WRITE_MSGPACK, (), b"", 1, f"measurement {row.measurement!r}")
@@ -109,21 +108,16 @@ class Pump:
             self._outbox.counts.last_error = error.message
         self._reports.refused(error)
 
-    def _learn(self, encoded: list[Encoded]) -> None:
-        num_rows = sum(part.rows for part in encoded)
-        if num_rows:
-            row_bytes = sum(len(part.body) for part in encoded) / num_rows
-            self._intake.learn_row_bytes(row_bytes, self._settings.max_queued_bytes)
-
 
 class _Pile:
     """Encoded rows of several queues that go into one request: maps follow each other in it."""
 
     def __init__(self, settings: Settings, put: Callable[[list[Encoded]], None]) -> None:
         self._max_rows, self._max_bytes = settings.batch_rows, settings.batch_bytes
-        self._put = put
+        self._max_queued_bytes, self._put = settings.max_queued_bytes, put
         self._parts: list[Encoded] = []
         self._rows = self._bytes = 0
+        self._all_rows = self._all_bytes = 0
 
     def add(self, part: Encoded) -> None:
         """Take a part; what is there before goes out if they are too much together."""
@@ -137,6 +131,13 @@ class _Pile:
         self._parts.append(part)
         self._rows += part.rows
         self._bytes += len(part.body)
+        self._all_rows += part.rows
+        self._all_bytes += len(part.body)
+
+    def learn(self, intake: Intake) -> None:
+        """Tell the intake how large the rows of this round are, those of all queues together."""
+        if self._all_rows:
+            intake.learn_row_bytes(self._all_bytes / self._all_rows, self._max_queued_bytes)
 
     def put(self) -> None:
         """Send on what is there."""
@@ -146,18 +147,21 @@ class _Pile:
             self._put(parts)
 
 
-def _defect(queue: RowQueue, rows: list[Any], error: Exception) -> list[Refused]:
+def _defect(queue: RowQueue, rows: Places, error: Exception) -> list[Refused]:
     """Every row of a step that failed: handed back rather than dropped."""
     words = f"BUG: {type(error).__name__}: {error}"
-    table = (rows[i : i + queue.stride] for i in range(0, len(rows), queue.stride))
-    if queue.context is None:
-        return [Refused(str(name), {"time": at, **values}, words) for name, at, values in table]
-    shape = queue.context
+    table = zip(*rows, strict=True)
+    if isinstance(queue.context, Shape):
+        shape = queue.context
+        names = (*shape.tags, "time", *shape.fields)
+        return [
+            Refused(shape.measurement, dict(zip(names, (*tags, *values), strict=True)), words)
+            for tags, *values in table
+        ]
+    end = 2 + queue.context
     return [
         Refused(
-            shape.measurement,
-            dict(zip((*shape.tags, "time", *shape.fields), (*tags, *values), strict=True)),
-            words,
+            str(row[0]), {"time": row[1]} | dict(zip(row[2:end], row[end:], strict=True)), words
         )
-        for tags, *values in table
+        for row in table
     ]

@@ -1,4 +1,4 @@
-"""Rows of calls to columnar MessagePack. Pure: flat lists in, bytes out.
+"""Rows of calls to columnar MessagePack. Pure: lists in, bytes out.
 
 In: what the hot calls left behind, values of any type among it. Out: bodies of one or more columnar
 maps with times in nanoseconds, bounded in rows and bytes, and every row that cannot be sent, alone
@@ -14,7 +14,6 @@ back as values that it can, or are refused.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import msgspec
 
 from arc.client.columns_wire import TIME, array_head, check_measurement, check_name, map_head
 from arc.client.errors import UsageError
+from arc.client.rows_apart import Alike, Cells, Dicts, apart, part_of
 from arc.client.rows_split import Encoded, described, numbered, picked, split
 from arc.client.rows_values import (
     MAX_ELEMENTS,
@@ -102,51 +102,55 @@ class Refused(msgspec.Struct):
 
 
 def encode_calls(
-    rows: list[Any], dialects: Mapping[str, Dialect], batch_rows: int, batch_bytes: int
+    rows: list[list[Any]],
+    width: int,
+    dialects: Mapping[str, Dialect],
+    batch_rows: int,
+    batch_bytes: int,
 ) -> tuple[list[Encoded], list[Refused]]:
-    """Encode what `Client.log` took.
+    """Encode what `Client.log` took, of calls with the same number of values.
 
     Args:
-        rows: `[measurement, time_ns, values, measurement, …]`: of each row any value, an int and a
-            dict. A value named `time` takes the place of `time_ns`, in any form that
-            `arc.client.times.to_ns` reads; None does not.
+        rows: A list for each place of a row, `[measurements, times, names, …, values, …]`: of each
+            row any value, an int in ns, `width` names and as many values of any type. A value named
+            `time` takes the place of its time, in any form that `arc.client.times.to_ns` reads;
+            None does not.
+        width: Values of a row, 0 included.
         dialects: By measurement. Where nothing is declared, a column whose first value is text is
             a tag.
         batch_rows: Most rows of a body.
         batch_bytes: Most bytes of a body; a single row may have more.
 
     Returns:
-        Bodies, and the rows that cannot be encoded. Rows of a measurement with the same columns
-        keep their order.
+        Bodies, and the rows that cannot be encoded. Rows of a measurement with the same names in
+        the same order keep theirs.
     """
     out = _Out(batch_rows, batch_bytes)
-    for name, times, dicts in _by_measurement(rows[0::3], rows[1::3], rows[2::3]):
-        try:
-            check_measurement(name)
-        except UsageError as error:
-            for time_ns, values in zip(times, dicts, strict=True):
-                out.refuse(name, time_ns, values, error)
-            continue
-        text = str.__str__(name)
-        group = _Group(text, dialects.get(text, _NOTHING_DECLARED))
-        if len(times) <= batch_rows:
-            _put_dicts(out, group, times, dicts)
-            continue
-        for at in range(0, len(times), batch_rows):
-            _put_dicts(out, group, times[at : at + batch_rows], dicts[at : at + batch_rows])
+    for part in _batches(rows, batch_rows):
+        for name, alike in apart(part, width):
+            try:
+                check_measurement(name)
+            except UsageError as error:
+                _refuse_all(out, name, alike, error)
+                continue
+            text = str.__str__(name)
+            group = _Group(text, dialects.get(text, _NOTHING_DECLARED))
+            for names, times, source in alike:
+                table = _Table(group, times, names, source)
+                _put(out, table, _encoded_table(table))
     return out.finished()
 
 
 def encode_series(
-    shape: Shape, rows: list[Any], batch_rows: int, batch_bytes: int
+    shape: Shape, rows: list[list[Any]], batch_rows: int, batch_bytes: int
 ) -> tuple[list[Encoded], list[Refused]]:
     """Encode what the handles of one shape took.
 
     Args:
         shape: Its names, of which none is `time` and none is there twice.
-        rows: `[tags, time_ns, value, …, tags, …]`: of each row a tuple of one value for each tag,
-            an int, and one value for each field. Handles that log in turn have their tags looked
-            up row by row; one handle alone has them repeated as bytes.
+        rows: A list for each place of a row, `[tags, times, values, …]`: of each row a tuple of one
+            value for each tag, an int in ns, and one value for each field. Handles that log in turn
+            have their tags looked up row by row; one handle alone has them repeated as bytes.
         batch_rows: Most rows of a body.
         batch_bytes: Most bytes of a body; a single row may have more.
 
@@ -155,13 +159,18 @@ def encode_series(
     """
     out = _Out(batch_rows, batch_bytes)
     group = _Group(shape.measurement, Dialect(frozenset(shape.tags), frozenset(shape.fields)))
-    names, stride = (*shape.tags, *shape.fields), 2 + len(shape.fields)
-    step = batch_rows * stride
-    for start in range(0, len(rows), step):
-        flat = rows if len(rows) <= step else rows[start : start + step]
-        table = _Table(group, flat[1::stride], names, _flat(flat, stride))
+    names = (*shape.tags, *shape.fields)
+    for tags, times, *values in _batches(rows, batch_rows):
+        table = _Table(group, times, names, _tagged(tags, values))
         _put(out, table, _encoded_table(table))
     return out.finished()
+
+
+def _batches(rows: list[list[Any]], batch_rows: int) -> Iterator[list[list[Any]]]:
+    """The rows in parts of at most so many."""
+    count = len(rows[0])
+    for start in range(0, count, batch_rows):
+        yield rows if count <= batch_rows else part_of(rows, start, start + batch_rows)
 
 
 # ------------------------------------------------------------------------------------- the way out
@@ -258,7 +267,7 @@ class _Table(NamedTuple):
     group: _Group
     times: list[int]
     names: tuple[str, ...]
-    source: _Dicts | _Flat
+    source: Dicts | _Tagged | Cells
 
     def part(self, start: int, stop: int) -> _Table:
         """Some rows that follow one another."""
@@ -278,53 +287,24 @@ class _Packed(NamedTuple):
     tags: list[str]
 
 
-class _Dicts(NamedTuple):
-    """Rows as `Client.log` took them; what a row of a sparse table lacks is None."""
-
-    dicts: list[dict[str, Any]]
-    is_sparse: bool = False
-
-    def column(self, name: str, _: int) -> list[Any]:
-        """The values of a column. KeyError: a row of a table that is not sparse lacks one."""
-        # HOT, once a value: 13 ns, 17 by `get`. `itemgetter` of all names, views of the values and
-        # what msgspec makes of the dicts were measured: none is faster once the columns are made
-        # (docs/profiling/2026-11-20-client-rows.md).
-        try:
-            return [values[name] for values in self.dicts]
-        except KeyError:
-            if not self.is_sparse:
-                raise
-        return [values.get(name) for values in self.dicts]
-
-    def rows(self, _: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The rows as they were given."""
-        return self.dicts
-
-    def part(self, start: int, stop: int) -> _Dicts:
-        """See `_Table`."""
-        return self._replace(dicts=self.dicts[start:stop])
-
-
-class _Flat(NamedTuple):
-    """Rows as handles left them: tags, time and values, all in one list.
+class _Tagged(NamedTuple):
+    """Rows as handles left them.
 
     Attributes:
-        flat: That list.
-        stride: Values of a row in it.
         tags: Of each row.
+        values: By field.
         is_one: All rows have the tags of the first.
     """
 
-    flat: list[Any]
-    stride: int
     tags: list[tuple[Any, ...]]
+    values: list[list[Any]]
     is_one: bool
 
     def column(self, _: str, i: int) -> list[Any] | _Repeated:
         """The values of a column."""
         num_tags = len(self.tags[0])
         if i >= num_tags:
-            return self.flat[2 + i - num_tags :: self.stride]
+            return self.values[i - num_tags]
         if self.is_one:
             return _Repeated(self.tags[0][i], len(self.tags))
         return [values[i] for values in self.tags]
@@ -334,15 +314,14 @@ class _Flat(NamedTuple):
         columns = [_listed(self.column(name, i)) for i, name in enumerate(names)]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    def part(self, start: int, stop: int) -> _Flat:
+    def part(self, start: int, stop: int) -> _Tagged:
         """See `_Table`."""
-        return _flat(self.flat[start * self.stride : stop * self.stride], self.stride)
+        return _tagged(self.tags[start:stop], part_of(self.values, start, stop))
 
 
-def _flat(flat: list[Any], stride: int) -> _Flat:
+def _tagged(tags: list[tuple[Any, ...]], values: list[list[Any]]) -> _Tagged:
     # HOT: the rows of one handle have one tuple, which is seen in 1 ns a row.
-    tags = flat[0::stride]
-    return _Flat(flat, stride, tags, tags == [tags[0]] * len(tags))
+    return _Tagged(tags, values, tags == [tags[0]] * len(tags))
 
 
 class _Repeated(NamedTuple):
@@ -356,80 +335,14 @@ def _listed(values: list[Any] | _Repeated) -> list[Any]:
     return [values.value] * values.rows if isinstance(values, _Repeated) else values
 
 
-# ---------------------------------------------------------------------------------- dicts to tables
+# ---------------------------------------------------------------------------------- rows to tables
 
 
-def _by_measurement(
-    names: list[Any], times: list[int], dicts: list[dict[str, Any]]
-) -> Iterator[tuple[Any, list[int], list[dict[str, Any]]]]:
-    """The rows of each measurement, in order of their first rows."""
-    if _is_one_name(names):
-        yield names[0], times, dicts
-        return
-    others: dict[int, Any] = {}
-    try:
-        groups = _grouped(names, times, dicts)
-    except Exception:  # a list or an array among them
-        others = {id(name): name for name in names if not isinstance(name, str)}
-        keys = [name if isinstance(name, str) else id(name) for name in names]
-        groups = _grouped(keys, times, dicts)
-    for key, group in groups.items():
-        yield others.get(key, key), group[0::2], group[1::2]
-
-
-def _grouped(
-    keys: list[Any], times: list[int], dicts: list[dict[str, Any]]
-) -> dict[Any, list[Any]]:
-    """Time and values of each row in turn, by key."""
-    # HOT: 51 ns a row of four measurements that take turns; the numbers of their rows, then
-    # `itemgetter`, take 64 (benchmarks/client/bench_rows.py -k group).
-    groups: dict[Any, list[Any]] = defaultdict(list)
-    for key, time_ns, values in zip(keys, times, dicts, strict=True):
-        group = groups[key]
-        group.append(time_ns)
-        group.append(values)
-    return groups
-
-
-def _is_one_name(names: list[Any]) -> bool:
-    """Whether all are the same text."""
-    # HOT: two lists are compared at 1.0 ns a row, where `list.count` takes 4 on Python 3.13.
-    try:
-        return bool(names) and type(names[0]) is str and names == [names[0]] * len(names)
-    except Exception:  # an array, whose comparison is no truth value
-        return False
-
-
-def _put_dicts(out: _Out, group: _Group, times: list[int], dicts: list[dict[str, Any]]) -> None:
-    """Encode rows of one measurement: as one table, or as one for each set of names."""
-    table = _Table(group, times, tuple(dicts[0]), _Dicts(dicts))
-    columnar = _encoded_uniform(table)
-    if columnar is not None:
-        _put(out, table, columnar)
-        return
-    if min(map(len, dicts)) < 2 and any(map(_is_empty, dicts)):
-        _put_plainly(out, group, times, dicts)
-        return
-    for table in _tables(group, times, dicts):
-        _put(out, table, _encoded_table(table))
-
-
-def _encoded_uniform(table: _Table) -> _Map | None:
-    """The map of rows that all have the names of the first; None: some have others, or are odd."""
-    # HOT: 14 ns a row. If all rows together have as many names as the first row times their
-    # number, and each has those of the first, then none has another.
-    dicts = table.source.rows(table.names)
-    if sum(map(len, dicts)) != len(table.names) * len(dicts):
-        return None
-    try:
-        return _encoded_table(table)
-    except KeyError:
-        return None
-
-
-def _is_empty(values: dict[str, Any]) -> bool:
-    """Whether a row has nothing but perhaps its time."""
-    return len(values) < 2 and (not values or TIME in values)
+def _refuse_all(out: _Out, measurement: Any, alike: list[Alike], error: UsageError) -> None:
+    """Hand back the rows of a measurement that is none."""
+    for names, times, source in alike:
+        for time_ns, values in zip(times, source.rows(names), strict=True):
+            out.refuse(measurement, time_ns, values, error)
 
 
 def _tables(group: _Group, times: list[int], dicts: list[dict[str, Any]]) -> Iterator[_Table]:
@@ -444,11 +357,11 @@ def _tables(group: _Group, times: list[int], dicts: list[dict[str, Any]]) -> Ite
     values, cells = sum(map(len, dicts)), len(names) * len(dicts)
     shapes = {} if cells <= 2 * values else numbered(map(frozenset, dicts))
     if cells <= 2 * values + _COLUMN_NULLS * sum(map(len, shapes)):
-        yield _Table(group, times, names, _Dicts(dicts, is_sparse=cells != values))
+        yield _Table(group, times, names, Dicts(dicts, is_sparse=cells != values))
         return
     for numbers in shapes.values():
         of_shape = picked(dicts, numbers)
-        yield _Table(group, picked(times, numbers), tuple(of_shape[0]), _Dicts(of_shape))
+        yield _Table(group, picked(times, numbers), tuple(of_shape[0]), Dicts(of_shape))
 
 
 # --------------------------------------------------------------------------------- tables to maps
@@ -545,7 +458,7 @@ def _pack(
     if name in packed.arrays:
         return False
     packed.arrays[name] = array
-    if is_tag or (is_tag is None and _is_text(values)):
+    if is_tag or (is_tag is None and type(values[0]) is not float and _is_text(values)):
         packed.tags.append(name)
     return True
 
@@ -638,7 +551,7 @@ def _packed_numbers(values: list[Any]) -> bytes | None:
         return None if packed[head:].translate(None, _NUMBERS_OF_ONE_BYTE) else packed
     first = packed[head]
     width = _WIDTHS.get(first, 0)
-    if len(packed) != head + width * rows or packed[head::width].count(first) != rows:
+    if len(packed) != head + width * rows or packed[head::width] != packed[head : head + 1] * rows:
         return None
     return packed
 
@@ -690,7 +603,7 @@ def _put_odd(out: _Out, table: _Table) -> None:
     if not odd or not even:
         _put_plainly(out, table.group, table.times, rows)
         return
-    source = _Dicts(picked(rows, even), is_sparse=True)
+    source = Dicts(picked(rows, even), is_sparse=True)
     others = table._replace(times=picked(table.times, even), source=source)
     _put(out, others, _encoded_table(others))
     numbers = sorted(odd)

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 
 from arc.client.batch import Batch
+from arc.client.forks import FORKS
 from arc.client.isolation import STATUSES
 from arc.client.outbox import Entry, Outbox
 from arc.client.refusal import RefusedError
 from arc.client.reports import say
 from arc.client.retry import Backoff, Verdict, judge
-from arc.client.transport import Connection, Reply, SendError
+from arc.client.transport import Connection, Reply, SendError, import_libraries
 
 #: After these the server has certainly not stored what it answered for.
 CERTAIN = frozenset({400, 413, 429})
@@ -52,6 +53,8 @@ class Sender:
             self._connection.abandon()
 
     def _run(self) -> None:
+        with FORKS.importing:
+            import_libraries()
         while (found := self._outbox.next()) is not None:
             try:
                 self._deliver(*found)

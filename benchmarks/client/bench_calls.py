@@ -149,7 +149,7 @@ def log_at(client: Client) -> Work:
 
 @contextmanager
 def _floor_by_name(bench: Bench) -> Iterator[Probe]:
-    """A function that takes a row by name and extends a list by it and the time."""
+    """A function that takes a row by name and extends a list by its dict and the time."""
     rows: list[Any] = []
 
     def take(measurement: str, /, **values: Any) -> None:

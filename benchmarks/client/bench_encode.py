@@ -31,6 +31,8 @@ HOSTS = 50
 #: Sets of rows that take turns.
 SETS = 8
 
+#: Values of a row by name.
+_WIDTH = len(TAGS) + len(FIELDS)
 _START_NS = 1_790_000_000_000_000_000
 _CALLS, _ONE = "1 000 rows of calls", "1 000 rows of one handle"
 _NUMPY = "1 000 rows of NumPy, 2 tags of one value"
@@ -90,10 +92,10 @@ def rows_by_name(rows: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def flat_of_calls(rows: int, seed: int = 0) -> list[Any]:
-    """What `client.log` leaves: measurement, time and values, one row after another."""
+    """What `client.log` leaves: measurement, time, names and values, one row after another."""
     found: list[Any] = []
     for i, values in enumerate(rows_by_name(rows, seed)):
-        found += ("cpu", _START_NS + i, values)
+        found += ("cpu", _START_NS + i, *values, *values.values())
     return found
 
 
@@ -124,10 +126,13 @@ def numbers_by_name(rows: int, seed: int) -> NDArray[np.float64]:
 
 def from_calls(rows: int) -> Source:
     """As the pump encodes what `client.log` took."""
+    from arc.client.intake import by_place
     from arc.client.rows import encode_calls
+    from arc.client.rows_apart import stride_of
 
     def encode(flat: list[Any]) -> list[Any]:
-        encoded, refused = encode_calls(flat, {}, BATCH_ROWS, BATCH_BYTES)
+        columns = by_place(flat, stride_of(_WIDTH))
+        encoded, refused = encode_calls(columns, _WIDTH, {}, BATCH_ROWS, BATCH_BYTES)
         expect("refused rows", refused, [])
         return encoded
 
@@ -147,12 +152,14 @@ def from_one_handle(rows: int) -> Source:
 
 
 def _series(rows: int, *, one: bool) -> Source:
+    from arc.client.intake import by_place
     from arc.client.rows import Shape, encode_series
 
     shape = Shape("cpu", tuple(TAGS), FIELDS)
 
     def encode(flat: list[Any]) -> list[Any]:
-        encoded, refused = encode_series(shape, flat, BATCH_ROWS, BATCH_BYTES)
+        columns = by_place(flat, 2 + len(FIELDS))
+        encoded, refused = encode_series(shape, columns, BATCH_ROWS, BATCH_BYTES)
         expect("refused rows", refused, [])
         return encoded
 
@@ -209,8 +216,8 @@ def from_lists(rows: int) -> Source:
 
 def lists_of_calls(flat: list[Any]) -> list[list[Any]]:
     """Times and columns of rows by name: what encoding them starts with, and nothing else."""
-    dicts = flat[2::3]
-    return [flat[1::3], *([values[name] for values in dicts] for name in dicts[0])]
+    stride = 2 + 2 * _WIDTH
+    return [flat[1::stride], *(flat[i::stride] for i in range(2 + _WIDTH, stride))]
 
 
 def lists_of_handles(flat: list[Any]) -> list[list[Any]]:

@@ -7,7 +7,7 @@ predictor learns it by heart; every result is decoded by the daemon's decoder be
     python -m benchmarks.client.bench_rows                     everything, about a minute
     python -m benchmarks.client.bench_rows -k "calls "         rows of Client.log
     python -m benchmarks.client.bench_rows -k handle           rows of handles
-    python -m benchmarks.client.bench_rows -k columns          ways from dicts to lists of values
+    python -m benchmarks.client.bench_rows -k columns          ways from rows to lists of values
     python -m benchmarks.client.bench_rows -k proof            ways to prove the type of a column
     python -m benchmarks.client.bench_rows -k group            ways to tell measurements apart
     python -m benchmarks.client.bench_rows --json FILE         every sample, and the machine
@@ -35,7 +35,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from arc.client.engine import KEPT_BYTES
+from arc.client.intake import by_place
 from arc.client.rows import Encoded, Refused, Shape, encode_calls, encode_series, split
+from arc.client.rows_apart import stride_of
 from benchmarks.harness import environment
 from ingest.limits import Limits
 from ingest.msgpack_decoder import decode
@@ -77,15 +80,21 @@ def values_of(rows: int, rng: random.Random) -> list[Values]:
     ]
 
 
-def flat(values: Sequence[Values], names: Sequence[str] = ("cpu",)) -> list[Any]:
+#: Flat lists of rows by their number of values, as `Client.log` leaves them.
+Queues = dict[int, list[Any]]
+
+
+def flat(values: Sequence[Values], names: Sequence[str] = ("cpu",)) -> Queues:
     """What `Client.log` leaves behind, of measurements in random order."""
     rng = random.Random(len(values))
-    return [
-        part for i, row in enumerate(values) for part in (rng.choice(names), T0_NS + i * 1_000, row)
-    ]
+    queues: Queues = {}
+    for i, row in enumerate(values):
+        queue = queues.setdefault(len(row), [])
+        queue += [rng.choice(names), T0_NS + i * 1_000, *row, *row.values()]
+    return queues
 
 
-def changed(how: str, values: list[Values], rng: random.Random) -> list[Any]:
+def changed(how: str, values: list[Values], rng: random.Random) -> Queues:
     """Rows of calls, changed as the name of a case says."""
     if how == "one host":
         return flat([row | {"host": "web-1", "region": "eu"} for row in values])
@@ -93,6 +102,19 @@ def changed(how: str, values: list[Values], rng: random.Random) -> list[Any]:
         return flat(values, ("cpu", "mem", "disk", "net"))
     if how == "a column now and then":
         return flat([row | ({"steal": 1.5} if rng.random() < 0.5 else {}) for row in values])
+    if how == "two sets of names":
+        return flat([row | {rng.choice(("steal", "nice")): 1.5} for row in values])
+    if how == "two orders of names":
+        return flat([row if rng.random() < 0.5 else dict(reversed(row.items())) for row in values])
+    if how == "five optional columns":
+        return flat([{"host": "a"} | some(5, rng) for _ in values])
+    if how == "three names of 40":
+        few = [dict.fromkeys(rng.sample(range(40), 3), 1.5) for _ in values]
+        return flat([{f"v{i}": value for i, value in row.items()} for row in few])
+    if how == "another name in every row":
+        return flat([{"host": "a", f"v{i}": 1.5} for i in range(len(values))])
+    if how == "1 to 30 values":
+        return flat([{f"v{i}": 1.5 for i in range(rng.randint(1, 30))} for _ in values])
     if how == "integers":
         return flat([row | {name: rng.getrandbits(30) for name in FIELDS} for row in values])
     if how == "numpy.float64":
@@ -106,6 +128,11 @@ def changed(how: str, values: list[Values], rng: random.Random) -> list[Any]:
     if how == "one bad row":
         values = [*values[1:], values[0] | {"user": object()}]
     return flat(values)
+
+
+def some(columns: int, rng: random.Random) -> Values:
+    """Each of so many columns in half of all rows."""
+    return {f"v{i}": rng.random() for i in range(columns) if rng.random() < 0.5}
 
 
 def handle_rows(handles: int, values: list[Values], rng: random.Random) -> list[Any]:
@@ -131,6 +158,12 @@ HOWS = (
     "one host",
     "four measurements",
     "a column now and then",
+    "two sets of names",
+    "two orders of names",
+    "five optional columns",
+    "three names of 40",
+    "another name in every row",
+    "1 to 30 values",
     "integers",
     "numpy.float64",
     "a list of three",
@@ -148,7 +181,7 @@ def check_rows(rows: int, bad: int) -> Callable[[tuple[list[Encoded], list[Refus
         batches = [b for e in encoded for b in decode(e.body, 0, Limits(), TimeUnit.NS)]
         assert sum(batch.num_rows for batch in batches) == rows - bad
         assert len(refused) == bad
-        assert all(batch.tags & batch.columns.keys() for batch in batches)
+        assert all("host" in batch.tags for batch in batches if "host" in batch.columns)
 
     return check
 
@@ -156,11 +189,12 @@ def check_rows(rows: int, bad: int) -> Callable[[tuple[list[Encoded], list[Refus
 def conversions() -> list[Case]:
     """Rows of calls, of one handle and of a hundred."""
 
-    def calls(given: list[Any]) -> Any:
-        return encode_calls(given, {}, BATCH_ROWS, BATCH_BYTES)
+    def calls(given: Queues) -> Any:
+        return encoded_queues(given)
 
     def series(given: list[Any]) -> Any:
-        return encode_series(SHAPE, given, BATCH_ROWS, BATCH_BYTES)
+        columns = by_place(given, 2 + len(SHAPE.fields))
+        return encode_series(SHAPE, columns, BATCH_ROWS, BATCH_BYTES)
 
     cases = []
     for rows in SETS:
@@ -176,12 +210,24 @@ def conversions() -> list[Case]:
     return cases
 
 
+def encoded_queues(queues: Queues) -> tuple[list[Encoded], list[Refused]]:
+    """All queues of a client, one after another, as the pump encodes them."""
+    encoded: list[Encoded] = []
+    refused: list[Refused] = []
+    for width, rows in queues.items():
+        columns = by_place(rows, stride_of(width))
+        found = encode_calls(columns, width, {}, BATCH_ROWS, BATCH_BYTES)
+        encoded += found[0]
+        refused += found[1]
+    return encoded, refused
+
+
 def split_case(rows: int) -> Case:
     """A refused body of one map taken apart by one row of another type."""
 
     def body(values: list[Values], _: random.Random) -> bytes:
         values[rows // 2]["user"] = "x"
-        return encode_calls(flat(values), {}, BATCH_ROWS, BATCH_BYTES)[0][0].body
+        return encoded_queues(flat(values))[0][0].body
 
     def check(found: list[Encoded]) -> None:
         assert [part.rows for part in found] == [rows - 1, 1]
@@ -192,8 +238,18 @@ def split_case(rows: int) -> Case:
 # ---------------------------------------------------------------- from dicts to columns, and proofs
 
 
+def by_stride(rows: list[Any]) -> list[Sequence[Any]]:
+    """What is used: the calls leave flat rows; names are compared, columns are cut in strides."""
+    width = len(FIELDS) + 2
+    stride = 2 + 2 * width
+    for place in (0, *range(2, 2 + width)):
+        column = rows[place::stride]
+        assert column == [column[0]] * len(column)
+    return [rows[place::stride] for place in range(2 + width, stride)]
+
+
 def by_lookup(dicts: list[Values]) -> list[Sequence[Any]]:
-    """What is used: the lengths, then one look-up a value."""
+    """The lengths, then one look-up a value."""
     names = tuple(dicts[0])
     assert sum(map(len, dicts)) == len(names) * len(dicts)
     return [[row[name] for row in dicts] for name in names]
@@ -252,11 +308,13 @@ def check_bytes(found: bytes) -> None:
 
 
 def extractions() -> list[Case]:
-    """Ways from dicts to the values of each column."""
+    """Ways from rows to the values of each column: of dicts, and of what is no dict any more."""
     ways: list[Callable[[Any], Any]] = [by_lookup, by_itemgetter, by_itemgetter_each]
     ways += [by_views, by_zip_of_views, by_msgspec]
     cases = []
     for rows in SETS:
+        inputs = sets_of(rows, lambda values, _: flat(values)[2 + len(FIELDS)])
+        cases.append(Case(f"columns by_stride {rows}", by_stride, inputs, rows, check_columns))
         inputs = sets_of(rows, lambda values, _: values)
         for way in ways:
             check = check_bytes if way is by_msgspec else check_columns
@@ -306,49 +364,50 @@ def proofs() -> list[Case]:
 FOUR = ("cpu", "mem", "disk", "net")
 
 
-def by_numbers(given: tuple[list[str], list[Values]]) -> list[Sequence[Any]]:
-    """Where each stands, then `itemgetter` on times and rows."""
+def parts_of(rows: list[Any]) -> tuple[list[Any], list[list[Any]]]:
+    """Measurements; times and columns."""
+    width = len(FIELDS) + 2
+    stride = 2 + 2 * width
+    return rows[0::stride], [rows[i::stride] for i in (1, *range(2 + width, stride))]
+
+
+def by_numbers(rows: list[Any]) -> list[list[Any]]:
+    """Where each measurement stands, then `itemgetter` on each column."""
+    names, columns = parts_of(rows)
     groups: dict[str, list[int]] = {name: [] for name in FOUR}
-    for i, name in enumerate(given[0]):
+    for i, name in enumerate(names):
         groups[name].append(i)
-    return [itemgetter(*n)(of) for n in groups.values() for of in (times_of(given), given[1])]
+    return [list(itemgetter(*n)(column)) for n in groups.values() for column in columns]
 
 
-def by_pairs(given: tuple[list[str], list[Values]]) -> list[Sequence[Any]]:
-    """What is used: time and row in turn onto the list of a measurement, and two strides of it."""
+def by_rows(rows: list[Any]) -> list[list[Any]]:
+    """What is used: each row onto the list of its measurement, and strides of that."""
+    names, columns = parts_of(rows)
     groups: dict[str, list[Any]] = {name: [] for name in FOUR}
-    for name, time_ns, row in zip(given[0], times_of(given), given[1], strict=True):
-        group = groups[name]
-        group.append(time_ns)
-        group.append(row)
-    return [group[first::2] for group in groups.values() for first in (0, 1)]
+    for name, row in zip(names, zip(*columns, strict=True), strict=True):
+        groups[name].extend(row)
+    stride = len(columns)
+    return [group[i::stride] for group in groups.values() for i in range(stride)]
 
 
-def by_compress(given: tuple[list[str], list[Values]]) -> list[Sequence[Any]]:
+def by_compress(rows: list[Any]) -> list[list[Any]]:
     """All names compared with each measurement."""
-    found: list[Sequence[Any]] = []
-    for one in FOUR:
-        chosen = [name == one for name in given[0]]
-        found += (list(itertools.compress(of, chosen)) for of in (times_of(given), given[1]))
-    return found
-
-
-def times_of(given: tuple[list[str], list[Values]]) -> list[str]:
-    """As many things as rows, in place of their times."""
-    return given[0]
+    names, columns = parts_of(rows)
+    chosen = [[name == one for name in names] for one in FOUR]
+    return [list(itertools.compress(column, which)) for which in chosen for column in columns]
 
 
 def groupings() -> list[Case]:
     """Ways to tell the rows of four measurements apart."""
 
-    def make(values: list[Values], rng: random.Random) -> tuple[list[str], list[Values]]:
-        return [rng.choice(FOUR) for _ in values], values
+    def make(values: list[Values], _: random.Random) -> list[Any]:
+        return flat(values, FOUR)[2 + len(FIELDS)]
 
-    def check(found: list[Sequence[Any]]) -> None:
-        assert sum(map(len, found)) == 2_000
+    def check(found: list[list[Any]]) -> None:
+        assert sum(map(len, found)) == 6_000
 
     inputs = sets_of(1_000, make)
-    ways: list[Callable[[Any], Any]] = [by_numbers, by_pairs, by_compress]
+    ways: list[Callable[[Any], Any]] = [by_numbers, by_rows, by_compress]
     return [Case(f"group {way.__name__}", way, inputs, 1_000, check) for way in ways]
 
 
@@ -391,6 +450,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=9, help="samples of each (default 9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")
     args = parser.parse_args()
+    bytes(KEPT_BYTES)  # as every client does: without it, lists of 10 000 rows come page by page
     everything = [*conversions(), *extractions(), *proofs(), *groupings()]
     cases = [case for case in everything if args.k in case.name]
     samples = measure(cases, args.repeats)

@@ -1,10 +1,12 @@
 """Ways to take a row, one beside the other: why the hot calls of the client look as they do.
 
 Each way takes the same rows and must have kept them all. They alternate; the garbage collector
-runs in one half of the samples, as in a program, and not in the other, as in `timeit`.
+runs in one half of the samples, as in a program, and not in the other, as in `timeit`. Processor
+time is what counts: other work on the machine hits it less than the clock.
 
     python -m benchmarks.client.bench_variants              all of them
     python -m benchmarks.client.bench_variants -k handle    those of a bound handle
+    python -m benchmarks.client.bench_variants --freed      with the end of what was kept
     python -m benchmarks.client.bench_variants --events     calls that one log call makes
 """
 
@@ -30,6 +32,7 @@ from rich.table import Table
 TAGS = ("server042", "eu-west1")
 FIELDS = ("user", "system", "idle")
 ROWS = 100_000
+_UNIT = "ns of processor time a call"
 REPEATS = 9
 
 #: Takes one row; holds what it took.
@@ -38,10 +41,15 @@ NEVER = sys.maxsize
 
 
 class Marked:
-    """A list, and the length at which a call has to ask."""
+    """A list, and the length at which a call has to ask.
+
+    Attributes:
+        queues: Itself, for rows of as many values as there are here, or fewer.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Any] = []
+        self.queues = [self] * (1 + len(TAGS) + len(FIELDS))
         self.mark = NEVER
         self.lock = threading.Lock()
 
@@ -65,13 +73,49 @@ class ByName(Marked):
     """Ways of `client.log(measurement, /, **values)`."""
 
     def flat(self, measurement: str, /, **values: Any) -> None:
-        """What the client does."""
+        """What the client does: names and values in the list of rows that have as many."""
+        try:
+            queue = self.queues[len(values)]
+        except IndexError:
+            raise AssertionError("BUG: another number of values") from None
+        rows = queue.rows
+        if len(rows) >= queue.mark:
+            queue.notice()
+        rows += [measurement, time_ns(), *values, *values.values()]
+
+    def flat_tuple(self, measurement: str, /, **values: Any) -> None:
+        """The same as a tuple, which is made of a list."""
+        try:
+            queue = self.queues[len(values)]
+        except IndexError:
+            raise AssertionError("BUG: another number of values") from None
+        rows = queue.rows
+        if len(rows) >= queue.mark:
+            queue.notice()
+        rows += (measurement, time_ns(), *values, *values.values())
+
+    def counted(self, measurement: str, /, **values: Any) -> None:
+        """In one list for rows of any number of values, with that number."""
+        rows = self.rows
+        if len(rows) >= self.mark:
+            self.notice()
+        rows += [measurement, time_ns(), len(values), *values, *values.values()]
+
+    def names_kept(self, measurement: str, /, **values: Any) -> None:
+        """The names as one tuple, which stays."""
+        rows = self.rows
+        if len(rows) >= self.mark:
+            self.notice()
+        rows += (measurement, time_ns(), tuple(values), *values.values())
+
+    def kept(self, measurement: str, /, **values: Any) -> None:
+        """The dict of the call, which stays."""
         rows = self.rows
         if len(rows) >= self.mark:
             self.notice()
         rows += (measurement, time_ns(), values)
 
-    def flat_unmarked(self, measurement: str, /, **values: Any) -> None:
+    def kept_unmarked(self, measurement: str, /, **values: Any) -> None:
         """Without a bound."""
         rows = self.rows
         rows += (measurement, time_ns(), values)
@@ -169,10 +213,14 @@ def by_name_closure() -> Taker:
 
 
 BY_NAME: dict[str, Callable[[], Taker]] = {
-    "flat list += tuple (the client)": lambda: by_name_list("flat", 3),
-    "a function of one client, extend(tuple)": by_name_closure,
-    "the same without a mark": lambda: by_name_list("flat_unmarked", 3),
-    "the same without the time": lambda: by_name_list("untimed", 3),
+    "names and values, a list (the client)": lambda: by_name_list("flat", 12),
+    "names and values, a tuple": lambda: by_name_list("flat_tuple", 12),
+    "with their number, in one list for all": lambda: by_name_list("counted", 13),
+    "values and a tuple of the names": lambda: by_name_list("names_kept", 8),
+    "the dict": lambda: by_name_list("kept", 3),
+    "the dict, a function of one client": by_name_closure,
+    "the dict, no mark": lambda: by_name_list("kept_unmarked", 3),
+    "the dict, no time": lambda: by_name_list("untimed", 3),
     "list.append(tuple)": lambda: by_name_list("tuples", 1),
     "list.append(Struct)": lambda: by_name_list("objects", 1),
     "deque.append(tuple), no mark": by_name_deque,
@@ -294,34 +342,38 @@ def call_by_place(take: Callable[..., None], times: int) -> None:
 Call = Callable[[Callable[..., None], int], None]
 
 
-def sample_ns(taker: Taker, call: Call, *, collect: bool) -> float:
-    """Nanoseconds a call; what was kept is counted."""
+def sample_ns(taker: Taker, call: Call, *, collect: bool, freed: bool = False) -> float:
+    """Nanoseconds a call, the end of its row too if it is `freed`; what was kept is counted."""
     take, count, clear = taker
     clear()
     gc.collect()
     if not collect:
         gc.disable()
     try:
-        start = time.perf_counter_ns()
+        start = time.thread_time_ns()
         call(take, ROWS)
-        taken = time.perf_counter_ns() - start
+        taken = time.thread_time_ns() - start
     finally:
         gc.enable()
     assert count() == ROWS, "rows are missing"
+    start = time.thread_time_ns()
     clear()
-    return taken / ROWS
+    return (taken + (time.thread_time_ns() - start if freed else 0)) / ROWS
 
 
-def measure(ways: Sequence[tuple[str, Taker, Call]]) -> Iterable[tuple[str, list[float]]]:
+def measure(
+    ways: Sequence[tuple[str, Taker, Call]], *, freed: bool
+) -> Iterable[tuple[str, list[float]]]:
     """Best and median with the collector, then without it, of ways that alternate."""
     samples: dict[tuple[str, bool], list[float]] = collections.defaultdict(list)
     for _ in range(REPEATS):
         for name, taker, call in ways:
             for collect in (True, False):
-                samples[name, collect].append(sample_ns(taker, call, collect=collect))
+                found = sample_ns(taker, call, collect=collect, freed=freed)
+                samples[name, collect].append(found)
     for name, _, _ in ways:
-        found = [samples[name, collect] for collect in (True, False)]
-        yield name, [figure for each in found for figure in (min(each), statistics.median(each))]
+        both = [samples[name, collect] for collect in (True, False)]
+        yield name, [figure for each in both for figure in (min(each), statistics.median(each))]
 
 
 def clock_costs() -> list[tuple[str, float]]:
@@ -396,6 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print one table."""
     parser = argparse.ArgumentParser(description="Ways to take a row.")
     parser.add_argument("-k", metavar="WORD", default="", help="only ways with WORD in their name")
+    parser.add_argument("--freed", action="store_true", help="time the end of the rows as well")
     parser.add_argument("--events", action="store_true", help="calls that one log call makes")
     args, console = parser.parse_args(argv), Console(width=120)
     if args.events:
@@ -404,9 +457,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = [(f"by name: {name}", make(), call_by_name) for name, make in BY_NAME.items()]
     named += [(f"handle: {name}", make(), call_by_place) for name, make in BY_PLACE.items()]
     out = Table(box=None, pad_edge=False)
-    for header in ("ns a call", "best", "median", "best, gc off", "median, gc off"):
-        out.add_column(header, justify="left" if header == "ns a call" else "right")
-    for name, figures in measure([way for way in named if args.k in way[0]]):
+    for header in (_UNIT, "best", "median", "best, gc off", "median, gc off"):
+        out.add_column(header, justify="left" if header == _UNIT else "right")
+    for name, figures in measure([way for way in named if args.k in way[0]], freed=args.freed):
         out.add_row(name, *(f"{figure:.0f}" for figure in figures))
     console.print(out)
     for clock, cost in clock_costs():

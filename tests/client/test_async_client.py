@@ -38,6 +38,16 @@ async def test_every_verb_of_the_plain_client_is_there(receiver: Receiver) -> No
         client.log("cpu", usage=1.5)
 
 
+async def test_calls_of_any_number_of_values_share_their_queues(receiver: Receiver) -> None:
+    async with AsyncClient(receiver.server.url, linger_s=3600.0) as client:
+        for n in range(6):
+            client.log("cpu", **{f"v{i}": n for i in range(1 + n % 3)})
+            client._client.log("cpu", **{f"v{i}": -n for i in range(1 + n % 3)})
+        assert [q.context for q in client._engine.intake.queues] == [1, 2, 3]
+        assert client.stats().queued_rows == 12
+    assert sorted(row["v0"] for row in receiver.rows()) == [-5, -4, -3, -2, -1, 0, 0, *range(1, 6)]
+
+
 async def test_a_full_queue_is_awaited_and_the_loop_goes_on(receiver: Receiver) -> None:
     receiver.server.refuse()
     client = AsyncClient(

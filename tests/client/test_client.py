@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -244,7 +246,7 @@ def test_one_answer_ends_the_pauses_of_batches_that_found_no_server(receiver: Re
         for value in range(8):
             client.log("cpu", usage=value)
         while client.stats().retried_batches < 40:  # by now each pauses for seconds
-            pass
+            time.sleep(0.001)
         server.listen()
         assert client.flush(20)
     assert len(receiver.rows()) == 8
@@ -475,7 +477,7 @@ def test_calls_wait_when_it_is_full_and_nothing_is_lost(receiver: Receiver) -> N
     thread = threading.Thread(target=produce)
     thread.start()
     while client.stats().last_error is None:
-        pass
+        time.sleep(0.001)
     assert client.stats().queued_rows < 5_000
     receiver.server.listen()
     thread.join()
@@ -592,6 +594,60 @@ def test_rows_of_all_threads_arrive(receiver: Receiver) -> None:
         assert client.flush(30)
     rows = {(row["thread"], row["n"]) for row in receiver.rows()}
     assert len(receiver.rows()) == len(rows) == 8_000
+
+
+def test_calls_of_many_threads_and_numbers_of_values_stay_whole(receiver: Receiver) -> None:
+    names = [f"v{i}" for i in range(7)]
+    with Client(receiver.server.url, batch_rows=500) as client:
+
+        def produce(thread: int) -> None:
+            for n in range(1_500):
+                own = thread * 10_000 + n
+                client.log(f"m{n % 3}", **dict.fromkeys(names[: 1 + (n + thread) % 7], own))
+
+        threads = [threading.Thread(target=produce, args=(thread,)) for thread in range(4)]
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(switch_s)
+        assert client.flush(30)
+        assert sorted(q.context for q in client._engine.intake.queues) == list(range(1, 8))
+    found = set()
+    for measurement in ("m0", "m1", "m2"):
+        for row in receiver.rows(measurement):
+            (own,) = {row[name] for name in names if name in row}
+            thread, n = divmod(own, 10_000)
+            assert measurement == f"m{n % 3}"
+            assert sum(name in row for name in names) == 1 + (n + thread) % 7
+            found.add(own)
+    assert len(found) == len(receiver.rows()) == 6_000
+
+
+def test_names_of_a_call_may_be_those_of_anything_else(receiver: Receiver) -> None:
+    with Client(receiver.server.url, **SOON) as client:
+        client.log("measurement", measurement="values", self="x", values=1.5, rows=2)
+        client.log("host", host="host", n=1)
+        client.log("host", host="n", n=2)
+    (row,) = receiver.rows("measurement")
+    del row["time"]
+    assert row == {"measurement": "values", "self": "x", "values": 1.5, "rows": 2}
+    assert [(row["host"], row["n"]) for row in receiver.rows("host")] == [("host", 1), ("n", 2)]
+
+
+def test_a_call_without_values_is_refused_and_its_neighbours_arrive(receiver: Receiver) -> None:
+    errors: list[RefusedError] = []
+    with Client(receiver.server.url, on_error=errors.append, **SOON) as client:
+        client.log("cpu")
+        client.log("cpu", usage=1.5)
+        assert client.flush(20)
+    assert [row["usage"] for row in receiver.rows()] == [1.5]
+    assert "found no values" in errors[0].message
+    assert_conserved(client)
 
 
 def test_the_counts_can_be_read_while_rows_are_on_their_way(receiver: Receiver) -> None:

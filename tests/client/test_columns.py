@@ -36,6 +36,7 @@ from ingest.columns import ColumnBatch
 from ingest.limits import Limits
 from ingest.testing.batches import column_values
 from ingest.timestamps import TimeUnit
+from tests.support.ids import stable
 
 LIMITS = Limits()
 BOUNDS: dict[str, Any] = {"batch_rows": 10_000, "batch_bytes": 4 << 20}
@@ -169,7 +170,7 @@ def test_what_is_seen_at_once_is_what_looking_at_each_value_finds(
         ([np.datetime64(7, "us"), None, np.datetime64("NaT", "s")], [7, None, None]),
         ([2**63, 2**64 - 1, 0], [2**63, 2**64 - 1, 0]),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_values_of_kindred_types_are_one_column(given_values: list[Any], wanted: list[Any]) -> None:
     assert_stored({"time": times(3), "v": given_values}, {"v": wanted})

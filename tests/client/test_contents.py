@@ -19,6 +19,7 @@ from arc.client.compress import compress
 from arc.client.contents import rows_of
 from arc.client.errors import UsageError
 from arc.client.frames import encode_frame
+from arc.client.intake import by_place
 from arc.client.records import encode_lines, encode_records
 from arc.client.refusal import RefusedError
 from arc.client.rows import encode_calls
@@ -126,8 +127,8 @@ def test_a_compressed_batch_is_read_as_well() -> None:
 
 
 def test_rows_of_calls_and_records_come_back() -> None:
-    calls: list[Any] = ["cpu", 5, {"host": "a", "v": 1.5}, "disk", 6, {"path": "/", "n": 3}]
-    bodies, refused = encode_calls(calls, {}, 10, 1 << 20)
+    calls: list[Any] = ["cpu", 5, "host", "v", "a", 1.5, "disk", 6, "path", "n", "/", 3]
+    bodies, refused = encode_calls(by_place(calls, 6), 2, {}, 10, 1 << 20)
     assert not refused
     rows = [row for each in bodies for row in rows_of(msgpack_batch(each.body))]
     assert sorted(rows, key=lambda row: int(row["time"])) == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 from arc.client import AsyncClient, Client
 from tests.support.scripted_server import ScriptedServer
 
-#: What a call may call, once it is warm: its look at the mark, the clock, the list.
-ALLOWED = {"len", "time_ns", "extend"}
+#: What a call may call, once it is warm: its number of values, a view of them that dies with the
+#: statement, its look at the mark, the clock, the list.
+ALLOWED = {"len", "values", "time_ns", "extend"}
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_a_call_reads_the_clock_and_adds_to_a_list(client: Client) -> None:
     calls = calls_of(call)
     assert calls[0] == ("call", "log")
     assert {event for event, _ in calls[1:]} == {"c_call"}
-    assert sorted(name for _, name in calls[1:]) == ["len", "time_ns"]
+    assert sorted(name for _, name in calls[1:]) == ["len", "len", "time_ns", "values"]
 
 
 def test_a_handle_reads_the_clock_and_adds_to_a_list(client: Client) -> None:
@@ -98,10 +100,12 @@ def test_a_call_leaves_its_arguments_on_the_list_and_nothing_else(client: Client
     assert rows[0] is rows[4] is cpu._values
     assert rows[2] is values[0]
     assert rows[3] is values[1]
-    client.log("cpu", user=values[0])
-    name, _, given = client._rows
-    assert name == "cpu"
-    assert given == {"user": 1.5}
+    client.log("cpu", user=values[0], note=values[1])
+    queue = client._queues[2]
+    measurement, _, *given = queue.rows
+    assert (measurement, *given) == ("cpu", "user", "note", 1.5, "x")
+    assert given[2] is values[0]
+    assert not any(gc.is_tracked(value) for value in queue.rows)
 
 
 def imported_by(statement: str) -> set[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from arc.client.errors import ClosedError, QueueFullError
-from arc.client.intake import Intake, RowQueue
+from arc.client.intake import SHARES, Intake, Places, RowQueue
 from arc.client.settings import Policy
 
 
@@ -32,9 +32,14 @@ def log_many(queue: RowQueue, num_rows: int) -> None:
         log(queue, *[number] * queue.stride)
 
 
+def flat(rows: Places) -> list[object]:
+    """The rows one after another, as they were logged."""
+    return [value for row in zip(*rows, strict=True) for value in row]
+
+
 def take_all(intake: Intake) -> list[list[object]]:
     drain, waiting = intake.begin_round()
-    taken = [intake.take(queue, num_rows) for queue, num_rows in waiting]
+    taken = [flat(intake.take(queue, num_rows)) for queue, num_rows in waiting]
     for queue, num_rows in waiting:
         assert num_rows * queue.stride <= sum(map(len, taken))
     intake.end_round(drain)
@@ -49,6 +54,38 @@ def test_the_first_row_of_an_idle_queue_wakes_the_pump() -> None:
     assert intake.wait_for_work()
     assert take_all(intake) == [[1, 2]]
     assert queue.mark == 0
+
+
+def test_the_oldest_rows_are_taken_by_place_and_the_others_stay() -> None:
+    intake = new_intake()
+    queue = intake.add_queue(2)
+    for number in range(5):
+        log(queue, number, -number)
+    assert intake.take(queue, 3) == [[0, 1, 2], [0, -1, -2]]
+    assert queue.rows == [3, -3, 4, -4]
+    assert (intake.taken_rows, intake.waiting_rows()) == (3, 2)
+    assert intake.take(queue, 9) == [[3, 4], [-3, -4]]
+
+
+def test_a_value_that_dies_with_its_row_dies_without_the_lock() -> None:
+    intake = new_intake()
+    queue = intake.add_queue(1)
+    found: list[bool] = []
+
+    class Value:
+        def __del__(self) -> None:
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+
+    def look() -> None:
+        found.append(intake.changed.acquire(blocking=False))
+        if found[-1]:
+            intake.changed.release()
+
+    log(queue, Value())
+    intake.take(queue, 1)
+    assert found == [True]
 
 
 def test_a_call_below_the_mark_asks_nobody() -> None:
@@ -102,6 +139,16 @@ def test_rows_that_wait_never_pass_the_limit_whatever_the_queues() -> None:
             take_all(intake)
         assert intake.waiting_rows() <= 50
     assert taken > 0
+
+
+def test_a_queue_that_no_row_came_to_takes_no_share() -> None:
+    intake = new_intake(max_rows=1_000, batch_rows=1_000)
+    queues = [intake.add_queue(1) for _ in range(500)]
+    log(queues[7], "row")
+    log(queues[5], "row")
+    log(queues[7], "row")
+    assert intake.queues == (queues[7], queues[5])
+    assert queues[7].mark == 1_000 // SHARES
 
 
 def test_large_rows_lower_the_number_that_may_wait() -> None:
@@ -164,6 +211,13 @@ def test_a_caller_that_waits_hears_that_the_client_is_closed() -> None:
     intake.close()
     thread.join()
     assert len(errors) == 1
+
+
+def test_a_drain_after_the_pump_has_ended_waits_for_nobody() -> None:
+    intake = new_intake()
+    intake.close()
+    assert not intake.wait_for_work()  # the pump ends, before the client asks it for a last round
+    assert intake.drain(None)
 
 
 def test_a_drain_ends_with_the_round_that_began_after_it() -> None:

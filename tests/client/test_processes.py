@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from arc.client import Client
+from arc.client.forks import Followers
 from tests.client.receiver import Receiver
 from tests.support.scripted_server import Request, ScriptedServer, Step, decided
 
@@ -39,6 +41,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 IN_CHILD = """
 import os, sys
 from arc.client import Client
+from arc.client.forks import Followers
 client = Client(sys.argv[1], linger_s=float(sys.argv[2]))
 cpu = client.series("cpu", fields=["usage"])
 for value in range(10):
@@ -73,9 +76,23 @@ def test_a_forked_child_sends_its_own_rows_and_none_of_its_parents(
     assert [row["usage"] for row in receiver.rows("parent")] == [200]
 
 
+def test_a_fork_waits_for_imports_of_the_threads() -> None:
+    followers = Followers()
+    forking = threading.Thread(target=followers.before)
+    with followers.importing:
+        forking.start()
+        forking.join(0.05)
+        assert forking.is_alive()
+    forking.join()
+    assert followers.importing.locked()
+    followers.after_in_child()
+    assert not followers.importing.locked()
+
+
 CHILDREN = """
 import multiprocessing, sys
 from arc.client import Client
+from arc.client.forks import Followers
 
 client = None
 
@@ -119,7 +136,9 @@ def test_children_of_multiprocessing_send_what_is_queued_when_they_end(
 
 AT_EXIT = """
 import sys
+import threading
 from arc.client import Client
+from arc.client.forks import Followers
 client = Client(sys.argv[1], linger_s=3600.0)
 for value in range(100):
     client.log("cpu", usage=value)
@@ -140,7 +159,9 @@ def test_the_end_of_the_program_sends_what_is_queued(
 
 AWAY = """
 import sys
+import threading
 from arc.client import Client
+from arc.client.forks import Followers
 client = Client(sys.argv[1], linger_s=0.0, close_timeout_s=0.1)
 client.log("cpu", usage=1.5)
 """
@@ -157,6 +178,7 @@ def test_the_end_of_the_program_says_what_it_could_not_send() -> None:
 KILLED = """
 import os, signal, sys
 from arc.client import Client
+from arc.client.forks import Followers
 client = Client(sys.argv[1], when_full="spill", spill_dir=sys.argv[2])
 for value in range(1000):
     client.log("cpu", usage=value)
@@ -246,6 +268,7 @@ def test_spills_of_two_daemons_in_one_directory_are_kept_apart(tmp_path: Path) -
 FORKED = """
 import os, sys
 from arc.client import Client
+from arc.client.forks import Followers
 client = Client(sys.argv[1], when_full="spill", spill_dir=sys.argv[2])
 client.log("cpu", usage=1)
 assert client.checkpoint(20)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from arc.client import rows as rows_module
 from arc.client.errors import UsageError
+from arc.client.intake import by_place
 from arc.client.rows import (
     Dialect,
     Encoded,
@@ -30,11 +31,13 @@ from arc.client.rows import (
     encode_series,
     split,
 )
+from arc.client.rows_apart import stride_of
 from arc.client.times import to_ns
 from ingest.limits import Limits
 from ingest.msgpack_decoder import decode
 from ingest.testing.batches import column_values
 from ingest.timestamps import TimeUnit
+from tests.support.ids import stable
 
 LIMITS = Limits()
 BIG = (10_000, 4 * 2**20)
@@ -180,9 +183,25 @@ def twin(measurement: Any, time_ns: int, values: dict[str, Any], dialect: Dialec
     return Row(measurement, time_ns, present) if found else None
 
 
-def flat_calls(rows: list[tuple[Any, dict[str, Any]]]) -> list[Any]:
-    """What `Client.log` leaves behind."""
-    return [part for i, (name, values) in enumerate(rows) for part in (name, T0 + i * STEP, values)]
+def queues_of(rows: list[tuple[Any, dict[str, Any]]]) -> dict[int, list[Any]]:
+    """What `Client.log` leaves behind: a flat list for each number of values."""
+    queues: dict[int, list[Any]] = {}
+    for i, (name, values) in enumerate(rows):
+        queue = queues.setdefault(len(values), [])
+        queue += [name, T0 + i * STEP, *values, *values.values()]
+    return queues
+
+
+def encode_rows(
+    rows: list[tuple[Any, dict[str, Any]]], dialects: Mapping[str, Dialect], *limits: int
+) -> tuple[list[Encoded], list[Refused]]:
+    """Encode calls, each queue of them by itself."""
+    encoded, refused = [], []
+    for width, flat in queues_of(rows).items():
+        bodies, bad = encode_calls(by_place(flat, stride_of(width)), width, dialects, *limits)
+        encoded += bodies
+        refused += bad
+    return encoded, refused
 
 
 def maps_of(body: bytes) -> list[dict[str, Any]]:
@@ -247,14 +266,14 @@ def log(
 ) -> tuple[list[Row], list[Refused]]:
     """Encode rows of `cpu`, or of the measurement before them, and decode them again."""
     named = [row if isinstance(row, tuple) else ("cpu", row) for row in rows]
-    encoded, refused = encode_calls(flat_calls(named), dialects or {}, *limits)
+    encoded, refused = encode_rows(named, dialects or {}, *limits)
     return rows_of_maps(encoded), refused
 
 
 def tags_of(*rows: dict[str, Any], dialect: Dialect | None = None) -> list[set[str]]:
     """The tags of each map that rows of `cpu` become."""
-    calls = flat_calls([("cpu", row) for row in rows])
-    encoded, refused = encode_calls(calls, {"cpu": dialect} if dialect else {}, *BIG)
+    calls = [("cpu", row) for row in rows]
+    encoded, refused = encode_rows(calls, {"cpu": dialect} if dialect else {}, *BIG)
     assert refused == []
     return [set(one["tags"]) for part in encoded for one in maps_of(part.body)]
 
@@ -396,12 +415,40 @@ def test_every_row_arrives_as_its_twin_says_or_is_refused(
         twin(name, T0 + i * STEP, values, dialects.get(name, Dialect()))
         for i, (name, values) in enumerate(rows)
     ]
-    encoded, refused = encode_calls(flat_calls(rows), dialects, *limits)
+    encoded, refused = encode_rows(rows, dialects, *limits)
     check_same(rows_of_maps(encoded), [row for row in twins if row is not None])
     assert len(refused) == twins.count(None)
     for part in encoded:
         assert 1 <= part.rows <= limits[0]
         assert part.rows == 1 or len(part.body) <= limits[1]
+
+
+@st.composite
+def rows_of_one_width(draw: st.DrawFn) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of one queue: two values each, their names in any order, texts that are names too."""
+    names = st.sampled_from(["a", "b", "v", "v_0", "time", "cpu"])
+    pairs = st.lists(names, min_size=2, max_size=2, unique=True)
+    value = st.one_of(st.floats(), st.floats(), st.sampled_from(["a", "cpu", "v_0"]), ANYTHING)
+    heads = draw(st.lists(st.tuples(st.sampled_from(["cpu", "a"]), pairs), min_size=1, max_size=4))
+    times = draw(st.lists(st.sampled_from(heads), max_size=14))
+    return [(name, {key: draw(value) for key in keys}) for name, keys in times]
+
+
+@given(rows_of_one_width(), DIALECTS, LIMITED)
+def test_rows_of_one_queue_arrive_as_their_twins_say(
+    rows: list[tuple[str, dict[str, Any]]], dialects: dict[str, Dialect], limits: tuple[int, int]
+) -> None:
+    twins = [
+        twin(name, T0 + i * STEP, values, dialects.get(name, Dialect()))
+        for i, (name, values) in enumerate(rows)
+    ]
+    encoded, refused = encode_rows(rows, dialects, *limits)
+    check_same(rows_of_maps(encoded), [row for row in twins if row is not None])
+    wanted = [repr(row[1]) for row, found in zip(rows, twins, strict=True) if found is None]
+    given_back = [{key: one.row[key] for key in one.row if key != "time"} for one in refused]
+    named = [{key: row[key] for key in row if key != "time"} for _, row in rows]
+    assert len(refused) == len(wanted)
+    assert all(repr(row) in map(repr, named) for row in given_back)
 
 
 @given(interleaved(typed_values()), DIALECTS, LIMITED)
@@ -412,7 +459,7 @@ def test_the_daemon_decodes_what_the_twin_says(
         twin(name, T0 + i * STEP, values, dialects.get(name, Dialect()))
         for i, (name, values) in enumerate(rows)
     ]
-    encoded, refused = encode_calls(flat_calls(rows), dialects, *limits)
+    encoded, refused = encode_rows(rows, dialects, *limits)
     found, _ = rows_of_server(encoded)
     check_same(found, [row for row in twins if row is not None])
     assert len(found) + len(refused) == len(rows)
@@ -435,7 +482,7 @@ def test_rows_of_handles_arrive_as_their_twins_say(
         flat += (tags, T0 + i * STEP, v, w)
         values = {"host": tags[0], "zone": tags[1], "v": v, "w": w}
         twins.append(twin("cpu", T0 + i * STEP, values, dialect))
-    encoded, refused = encode_series(shape, flat, *limits)
+    encoded, refused = encode_series(shape, by_place(flat, 4), *limits)
     check_same(rows_of_maps(encoded), [row for row in twins if row is not None])
     assert len(refused) == twins.count(None)
     assert all(set(one["tags"]) == {"host", "zone"} for e in encoded for one in maps_of(e.body))
@@ -459,7 +506,7 @@ def test_a_column_whose_type_is_proved_is_what_it_is_value_by_value(
 def test_a_body_taken_apart_to_the_end_is_single_rows_of_the_same_values(
     rows: list[tuple[str, dict[str, Any]]], limits: tuple[int, int]
 ) -> None:
-    encoded, _ = encode_calls(flat_calls(rows), {}, *limits)
+    encoded, _ = encode_rows(rows, {}, *limits)
     wanted = rows_of_maps(encoded)
     ends: list[Encoded] = []
     while encoded:
@@ -602,6 +649,7 @@ def test_a_time_among_the_values_is_the_time_of_that_row_only() -> None:
     ]
     found, refused = log(*rows)
     assert refused == []
+    found.sort(key=lambda row: int(row.values["v"]))
     assert [row.time_ns for row in found] == [
         to_ns(moment, None),
         T0 + STEP,
@@ -699,7 +747,7 @@ def test_a_measurement_may_be_a_subclass_of_str_and_have_128_characters() -> Non
 
 def test_every_row_of_a_bad_handle_is_refused_alone() -> None:
     flat = [("a",), T0, 1.5, ("a",), T0 + 1, object(), ("a",), T0 + 2, [1.0, 2.0]]
-    encoded, (refused,) = encode_series(Shape("cpu", ("host",), ("v",)), flat, *BIG)
+    encoded, (refused,) = encode_series(Shape("cpu", ("host",), ("v",)), by_place(flat, 3), *BIG)
     values = [row.values for row in rows_of_maps(encoded)]
     assert values == [{"host": "a", "v": 1.5}, {"host": "a", "v_0": 1.0, "v_1": 2.0}]
     assert refused.row["host"] == "a"
@@ -736,7 +784,7 @@ def test_every_row_of_a_bad_handle_is_refused_alone() -> None:
         [1.5, pd.NA],
         [pd.NaT, "x"],
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_values_of_every_kind_arrive_with_their_type(values: list[Any]) -> None:
     found, refused = log(*({"v": value, "n": 1} for value in values))
@@ -750,9 +798,14 @@ def test_values_of_every_kind_arrive_with_their_type(values: list[Any]) -> None:
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 65_535, 65_536])
 def test_columns_of_every_length_have_the_right_head(rows: int) -> None:
-    flat = [part for i in range(rows) for part in (("a",), T0 + i, 0.5, i)]
+    columns: list[list[Any]] = [
+        [("a",)] * rows,
+        list(range(T0, T0 + rows)),
+        [0.5] * rows,
+        list(range(rows)),
+    ]
     shape = Shape("cpu", ("host",), ("v", "n"))
-    (encoded,), _ = encode_series(shape, flat, 100_000, 2**30)
+    (encoded,), _ = encode_series(shape, columns, 100_000, 2**30)
     (one,) = maps_of(encoded.body)
     assert one["columns"] == {
         "time": list(range(T0, T0 + rows)),
@@ -779,25 +832,32 @@ def test_rows_of_one_measurement_keep_their_order_when_others_come_between() -> 
         assert own == sorted(own)
 
 
-def test_rows_that_lack_a_column_now_and_then_share_a_map_with_nulls() -> None:
-    rows = [{"a": i, "b": 1} | ({"c": 1} if i % 2 else {}) for i in range(40)]
-    encoded, _ = encode_calls(flat_calls([("cpu", row) for row in rows]), {}, *BIG)
+def test_few_rows_of_several_sets_of_names_share_a_map_with_nulls() -> None:
+    rows = [{"a": i, "b": 1} | ({"c": 1} if i % 2 else {"d": 2}) for i in range(12)]
+    encoded, _ = encode_rows([("cpu", row) for row in rows], {}, *BIG)
     (one,) = maps_of(encoded[0].body)
-    assert one["columns"]["a"] == list(range(40))
-    assert one["columns"]["c"] == [None, 1] * 20
+    assert one["columns"]["a"] == list(range(12))
+    assert one["columns"]["c"] == [None, 1] * 6
+    assert one["columns"]["d"] == [2, None] * 6
+
+
+def test_many_rows_of_several_sets_of_names_have_maps_of_their_own() -> None:
+    rows = [{"a": i, "b": 1} | ({"c": 1} if i % 2 else {"d": 2}) for i in range(400)]
+    encoded, _ = encode_rows([("cpu", row) for row in rows], {}, *BIG)
+    maps = maps_of(encoded[0].body)
+    assert [one["columns"]["a"] for one in maps] == [list(range(0, 400, 2)), list(range(1, 400, 2))]
+    assert [set(one["columns"]) - {"time"} for one in maps] == [set("abd"), set("abc")]
 
 
 def test_rows_with_the_same_names_in_another_order_share_a_map() -> None:
-    encoded, _ = encode_calls(
-        flat_calls([("cpu", {"a": 1, "b": 2}), ("cpu", {"b": 4, "a": 3})]), {}, *BIG
-    )
+    encoded, _ = encode_rows([("cpu", {"a": 1, "b": 2}), ("cpu", {"b": 4, "a": 3})], {}, *BIG)
     (one,) = maps_of(encoded[0].body)
     assert (one["columns"]["a"], one["columns"]["b"]) == ([1, 3], [2, 4])
 
 
 def test_few_sets_of_names_with_many_rows_each_have_maps_of_their_own() -> None:
     rows = [{f"{'abcdefgh'[i % 8]}{j}": i for j in range(5)} for i in range(2_000)]
-    encoded, _ = encode_calls(flat_calls([("cpu", row) for row in rows]), {}, *BIG)
+    encoded, _ = encode_rows([("cpu", row) for row in rows], {}, *BIG)
     assert len(maps_of(encoded[0].body)) == 8
     assert len(encoded) == 1
 
@@ -805,13 +865,13 @@ def test_few_sets_of_names_with_many_rows_each_have_maps_of_their_own() -> None:
 def test_many_sets_of_names_of_few_columns_share_one_map() -> None:
     pairs = list(itertools.combinations("abcdefghijkl", 2))
     rows = [dict.fromkeys(pairs[i % len(pairs)], i) for i in range(500)]
-    encoded, _ = encode_calls(flat_calls([("cpu", row) for row in rows]), {}, *BIG)
+    encoded, _ = encode_rows([("cpu", row) for row in rows], {}, *BIG)
     assert len(maps_of(encoded[0].body)) == 1
 
 
 def test_rows_that_share_no_name_do_not_make_a_square_of_nulls() -> None:
     rows = [{f"v{i}": i} for i in range(5_000)]
-    encoded, _ = encode_calls(flat_calls([("cpu", row) for row in rows]), {}, *BIG)
+    encoded, _ = encode_rows([("cpu", row) for row in rows], {}, *BIG)
     assert sum(len(part.body) for part in encoded) < 100 * len(rows)
     check_same(rows_of_maps(encoded), [Row("cpu", T0 + i * STEP, r) for i, r in enumerate(rows)])
 
@@ -820,7 +880,7 @@ def test_a_body_has_no_more_columns_than_the_server_takes() -> None:
     apart = [("cpu", {f"v{i}": i}) for i in range(10_500)]
     listed = [(f"m{i}", {"v": [1.5] * 1_000}) for i in range(30)]
     for rows in (apart, listed):
-        encoded, _ = encode_calls(flat_calls(rows), {}, 100_000, 2**30)
+        encoded, _ = encode_rows(rows, {}, 100_000, 2**30)
         for part in encoded:
             assert sum(len(one["columns"]) for one in maps_of(part.body)) <= 20_000
         assert sum(part.rows for part in encoded) == len(rows)
@@ -828,17 +888,17 @@ def test_a_body_has_no_more_columns_than_the_server_takes() -> None:
 
 def test_measurements_with_few_rows_share_a_body() -> None:
     rows = [(f"m{i % 50}", {"n": i}) for i in range(200)]
-    (encoded,), _ = encode_calls(flat_calls(rows), {}, *BIG)
+    (encoded,), _ = encode_rows(rows, {}, *BIG)
     assert (encoded.rows, encoded.what) == (200, "50 measurements")
-    (single,), _ = encode_calls(flat_calls(rows[:1]), {}, *BIG)
+    (single,), _ = encode_rows(rows[:1], {}, *BIG)
     assert single.what == "measurement 'm0'"
 
 
 def test_bodies_end_at_their_rows_and_at_their_bytes() -> None:
     rows = [("cpu", {"text": "x" * 100, "n": i}) for i in range(1_000)]
-    by_rows, _ = encode_calls(flat_calls(rows), {}, 300, 2**20)
+    by_rows, _ = encode_rows(rows, {}, 300, 2**20)
     assert [part.rows for part in by_rows] == [300, 300, 300, 100]
-    by_bytes, _ = encode_calls(flat_calls(rows), {}, 1_000, 30_000)
+    by_bytes, _ = encode_rows(rows, {}, 1_000, 30_000)
     assert all(len(part.body) <= 30_000 for part in by_bytes)
     assert len(by_bytes) <= 7
     assert [r.values["n"] for r in rows_of_maps(by_bytes)] == list(range(1_000))
@@ -846,23 +906,24 @@ def test_bodies_end_at_their_rows_and_at_their_bytes() -> None:
 
 def test_a_row_over_the_bytes_goes_alone() -> None:
     rows = [("cpu", {"text": "x" * size}) for size in (10, 5_000, 10)]
-    encoded, refused = encode_calls(flat_calls(rows), {}, 100, 1_000)
+    encoded, refused = encode_rows(rows, {}, 100, 1_000)
     assert refused == []
     assert [part.rows for part in encoded] == [1, 1, 1]
 
 
 def test_nothing_is_nothing() -> None:
-    assert encode_calls([], {}, *BIG) == ([], [])
-    assert encode_series(Shape("cpu", (), ("v",)), [], *BIG) == ([], [])
+    assert encode_calls(by_place([], stride_of(2)), 2, {}, *BIG) == ([], [])
+    assert encode_series(Shape("cpu", (), ("v",)), by_place([], 3), *BIG) == ([], [])
 
 
-def test_the_given_list_and_its_rows_stay_as_they_are() -> None:
-    values = {"v": [1, 2], "time": 5, "t": 1}
-    flat = ["cpu", T0, values, "cpu", T0, {"bad": object()}]
-    before = list(flat)
-    encode_calls(flat, {"cpu": Dialect(frozenset({"t"}))}, *BIG)
-    assert flat == before
-    assert values == {"v": [1, 2], "time": 5, "t": 1}
+def test_the_given_lists_and_their_rows_stay_as_they_are() -> None:
+    values = [1, 2]
+    flat = ["cpu", T0, "v", "time", "t", values, 5, 1]
+    flat += ["cpu", T0, "v", "time", "bad", 1, None, object()]
+    columns = by_place(flat, stride_of(3))
+    encode_calls(columns, 3, {"cpu": Dialect(frozenset({"t"}))}, *BIG)
+    assert columns == by_place(flat, stride_of(3))
+    assert values == [1, 2]
 
 
 # ---------------------------------------------------------------------------------------- splitting
@@ -870,20 +931,20 @@ def test_the_given_list_and_its_rows_stay_as_they_are() -> None:
 
 def body_of(*rows: dict[str, Any]) -> bytes:
     """One map of rows with the same names."""
-    encoded, _ = encode_calls(flat_calls([("cpu", row) for row in rows]), {}, *BIG)
+    encoded, _ = encode_rows([("cpu", row) for row in rows], {}, *BIG)
     return bytes(encoded[0].body)
 
 
 def test_a_body_of_several_maps_is_split_into_them() -> None:
     rows = [(name, {"v": i}) for i, name in enumerate(("cpu", "mem", "cpu", "net"))]
-    (encoded,), _ = encode_calls(flat_calls(rows), {}, *BIG)
+    (encoded,), _ = encode_rows(rows, {}, *BIG)
     parts = split(encoded.body)
     assert [part.what for part in parts] == [f"measurement {n!r}" for n in ("cpu", "mem", "net")]
     assert [part.rows for part in parts] == [2, 1, 1]
 
 
 def test_a_body_of_many_maps_is_halved() -> None:
-    (encoded,), _ = encode_calls(flat_calls([(f"m{i}", {"v": i}) for i in range(101)]), {}, *BIG)
+    (encoded,), _ = encode_rows([(f"m{i}", {"v": i}) for i in range(101)], {}, *BIG)
     assert [part.rows for part in split(encoded.body)] == [50, 51]
 
 

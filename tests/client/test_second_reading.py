@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import arc.client.client as client_module
+import arc.client.pump as pump_module
 from arc.client import AsyncClient, Client, ClosedError, QueueFullError, RefusedError
 from arc.client.batch import WRITE_MSGPACK, Batch, Kind
 from arc.client.engine import Engine
@@ -109,7 +110,7 @@ def test_a_full_queue_does_not_wait_for_the_linger_to_end() -> None:
 
     def wait_for_the_pump_to_wait() -> None:
         while not intake.changed._waiters:  # type: ignore[attr-defined]
-            pass
+            time.sleep(0.001)
 
     pump_thread, _ = in_thread(pump)
     wait_for_the_pump_to_wait()
@@ -460,6 +461,49 @@ def test_a_defect_between_encoding_and_sending_gives_the_rows_back(receiver: Rec
     assert [row["usage"] for error in errors for row in error.rows()] == [1.5]
     assert [row["usage"] for row in receiver.rows()] == [2.5]
     assert is_conserved(client.stats())
+
+
+def test_a_defect_of_encoding_gives_the_rows_back_as_they_were_logged(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[RefusedError] = []
+    client = Client(receiver.server.url, on_error=errors.append, linger_s=3600.0)
+    cpu = client.series("cpu", {"host": "a"}, ["usage"])
+    with monkeypatch.context() as patched:
+        for name in ("encode_calls", "encode_series"):
+            patched.setattr(pump_module, name, lambda *_: 1 / 0)
+        client.log("mem", host="a", free=7)
+        client.log("disk", path="/", free=8, time=5)
+        client.log("net")
+        cpu.log(1.5)
+        assert client.flush(PATIENCE_S)
+    client.log("mem", host="a", free=9)
+    assert client.close()
+    rows = {row["measurement"]: row for error in errors for row in error.rows()}
+    times = {name: row.pop("time") for name, row in rows.items()}
+    assert times["disk"] == 5
+    assert all(times[name] > 10**18 for name in ("mem", "net", "cpu"))
+    assert rows == {
+        "mem": {"measurement": "mem", "host": "a", "free": 7},
+        "disk": {"measurement": "disk", "path": "/", "free": 8},
+        "net": {"measurement": "net"},
+        "cpu": {"measurement": "cpu", "host": "a", "usage": 1.5},
+    }
+    assert [row["free"] for row in receiver.rows()] == [9]
+    assert is_conserved(client.stats())
+
+
+def test_the_size_of_rows_is_that_of_all_queues_together(receiver: Receiver) -> None:
+    client = Client(
+        receiver.server.url, linger_s=3600.0, max_queued_bytes=100_000, max_queued_rows=10_000
+    )
+    for _ in range(10):
+        client.log("text", value="x" * 1_000)
+    for value in range(90):
+        client.log("number", value=value, n=1)
+    assert client.flush(PATIENCE_S)
+    assert 500 < client._engine.intake._row_cap < 1_000  # 100 rows of 11 kB, not 90 of 2
+    assert client.close()
 
 
 def test_threads_that_could_not_start_are_started_by_the_next_row(

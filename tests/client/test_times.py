@@ -18,6 +18,7 @@ from arc.client.errors import UsageError
 from arc.client.times import MAX_TIME_NS, MIN_TIME_NS, NS_PER_UNIT, to_ns
 from ingest.errors import TimeError
 from ingest.timestamps import TimeUnit, to_epoch_us, unit_of
+from tests.support.ids import stable
 
 S = 10**9
 NOW_S = 1_763_650_000
@@ -202,7 +203,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         pd.Timestamp("1750-01-01"),
         pd.Timedelta(1),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_what_is_no_time_is_refused_with_what_was_found(value: Any) -> None:
     with pytest.raises(UsageError, match=r"^time: ") as caught:
