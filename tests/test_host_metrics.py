@@ -104,14 +104,27 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def decoded(request: Request) -> dict[str, ColumnBatch]:
-    """The batches of a request by measurement, as the daemon's plain decoder reads them."""
+Batches = dict[str, list[ColumnBatch]]
+
+
+def decoded(request: Request) -> Batches:
+    """The batches of a request by measurement, as the daemon's plain decoder reads them.
+
+    Rows with other columns are a batch of their own.
+    """
     unit = TimeUnit(request.headers["x-arc-time-unit"])
-    return {batch.measurement: batch for batch in decode_slow(request.body, 0, Limits(), unit)}
+    found: Batches = {}
+    for batch in decode_slow(request.body, 0, Limits(), unit):
+        found.setdefault(batch.measurement, []).append(batch)
+    return found
 
 
-def texts(batch: ColumnBatch, name: str) -> list[str]:
+def texts(batches: list[ColumnBatch], name: str) -> list[str]:
     """Values of a column of strings."""
+    return [text for batch in batches for text in _texts(batch, name)]
+
+
+def _texts(batch: ColumnBatch, name: str) -> list[str]:
     column = batch.columns[name]
     assert column.type is ColumnType.UTF8
     assert column.offsets is not None
@@ -132,12 +145,13 @@ def test_one_tick_is_this_machines_own_counters() -> None:
     batches = decoded(request)
     assert {"cpu", "memory", "network", "load"} <= set(batches)
     assert set(batches) <= {"cpu", "memory", "disk_io", "disk_usage", "network", "load"}
-    for batch in batches.values():
+    assert {name for name in batches for _ in texts(batches[name], "host")} == set(batches)
+    for batch in itertools.chain(*batches.values()):
         assert before_us <= batch.time_us[0] <= time.time_ns() // 1000
-        assert set(texts(batch, "host")) == {socket.gethostname()}
+        assert set(texts([batch], "host")) == {socket.gethostname()}
         assert batch.tags <= {"host", "device", "mountpoint"}
         assert "host" in batch.tags
-    rows = sum(batch.num_rows for batch in batches.values())
+    rows = sum(batch.num_rows for batch in itertools.chain(*batches.values()))
     assert f"{rows} rows sent, {rows} acknowledged" in stdout
     assert "data/lab/cpu/*/*/*/*/*.parquet" in stdout
 
@@ -149,12 +163,13 @@ def test_each_core_network_and_memory_has_a_row() -> None:
     batches = decoded(request)
     cores = [f"cpu{core}" for core in range(psutil.cpu_count())]
     assert texts(batches["cpu"], "device") == ["all", *cores]
-    assert batches["cpu"].columns["idle"].type is ColumnType.FLOAT64
-    assert 0.0 <= batches["cpu"].columns["idle"].values[0] <= 100.0
-    assert texts(batches["memory"], "device") == ["ram", "swap"]
-    assert batches["memory"].columns["total"].values[0] == psutil.virtual_memory().total
+    assert batches["cpu"][0].columns["idle"].type is ColumnType.FLOAT64
+    assert 0.0 <= batches["cpu"][0].columns["idle"].values[0] <= 100.0
+    memory = {texts([batch], "device")[0]: batch for batch in batches["memory"]}
+    assert set(memory) == {"ram", "swap"}
+    assert memory["ram"].columns["total"].values[0] == psutil.virtual_memory().total
     assert set(texts(batches["network"], "device")) == set(psutil.net_io_counters(pernic=True))
-    assert batches["load"].tags == {"host"}
+    assert batches["load"][0].tags == {"host"}
 
 
 def test_ticks_share_one_connection() -> None:
@@ -163,7 +178,7 @@ def test_ticks_share_one_connection() -> None:
         requests = server.taken()
     assert len(requests) == 3
     assert len({request.client for request in requests}) == 1
-    times = [decoded(request)["load"].time_us[0] for request in requests]
+    times = [decoded(request)["load"][0].time_us[0] for request in requests]
     assert times == sorted(set(times))
 
 
@@ -189,7 +204,9 @@ def test_it_goes_on_until_the_daemon_is_there() -> None:
     assert int(lines[2].split()[0]) > int(lines[1].split()[0])
     with stand_in(port) as server:
         stdout, stderr = process.communicate()
-        ticks = {decoded(request)["load"].num_rows for request in server.taken()}
+        ticks = {
+            sum(batch.num_rows for batch in decoded(request)["load"]) for request in server.taken()
+        }
     assert process.returncode == 0, stderr
     assert ticks <= {1, 2}
     assert re.search(r"^2 ticks: (\d+) rows sent, \1 acknowledged\.$", stdout, re.MULTILINE)
