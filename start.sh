@@ -12,7 +12,8 @@ Usage: ./start.sh COMMAND [OPTIONS]
   native        set up what is missing, then run the daemon here until Ctrl-C or SIGTERM;
                 OPTIONS go to `arc serve` (./start.sh native --help lists them)
   setup         set up only: venv/, packages, compiled kernels
-  test          set up what is missing, then run all checks and tests, several at a time;
+  test          set up what is missing, then run all checks and tests, several at a time, and
+                the quick performance audit;
                 OPTIONS go to pytest, which runs what they name one at a time (or -n auto)
   stop          stop the running daemon; OPTIONS go to `arc stop`
   status        show the running daemon; OPTIONS go to `arc status`
@@ -308,7 +309,12 @@ setup)
 test)
     set_up dev
     # A process of its own takes seconds to begin, so that they pay for a whole run alone.
-    [ $# -gt 0 ] || set -- -n auto
+    if [ $# -eq 0 ]; then
+        "$venv/bin/python" -m pytest -n auto
+        # Fails when rows that it reads back are wrong, never for what it measures.
+        say "a quick performance audit, to build/audit/findings.json"
+        run_venv scripts/perf_audit.py --quick --output build/audit
+    fi
     run_venv -m pytest "$@"
     ;;
 stop | status)

@@ -3,7 +3,8 @@
 A shard stores 10 M rows of workload `b` in 100 files and holds 1 M more, 10 000 to a second of
 their time, in requests of 1 000. The engine asks it over its socket, as in the daemon; only HTTP
 is left out. DuckDB reads the same files, as a list and by glob, with as many threads, and beside
-them the same 1 M rows as an Arrow table where a query needs them.
+them the same 1 M rows as an Arrow table where a query needs them. It remembers the footers of
+files, as Arc has it do; "as it comes" it reads them anew.
 
     python -m benchmarks.bench_query --repeats 15
 """
@@ -164,6 +165,10 @@ def benches(engine: Engine, root: Path) -> list[Bench]:
     connection.execute(f"CREATE VIEW by_glob AS SELECT * FROM read_parquet('{glob}')")
     both = view_of(view.snapshot, "fresh", fresh.column_names)
     connection.execute(f"CREATE VIEW all_rows AS {both}")
+    as_it_comes = duckdb.connect()
+    as_it_comes.execute("SET TimeZone = 'UTC'")
+    as_it_comes.execute(f"SET threads = {engine.settings.threads}")
+    as_it_comes.execute(f"CREATE VIEW listed AS SELECT * FROM read_parquet([{files}])")
     last_us = START_US + (STORED + FRESH) * (1_000_000 // ROWS_PER_S)
     stored_us = last_us - 1_000_000 * (FRESH // ROWS_PER_S)
     kinds: list[tuple[str, Callable[[int], str], int]] = [
@@ -180,6 +185,9 @@ def benches(engine: Engine, root: Path) -> list[Bench]:
         ]:
             call = plain(connection, sql(end_us).format(table))
             found.append(Bench(f"{name}: {what}", call, rows, 0, _has(rows)))
+        call = plain(as_it_comes, sql(stored_us).format("listed"))
+        what = "DuckDB as it comes, files listed"
+        found.append(Bench(f"{name}: {what}", call, rows, 0, _has(rows)))
         call = through(engine, sql(last_us).format("cpu"))
         found.append(Bench(f"{name}: Arc, files and fresh", call, rows, 0, _has(rows)))
         call = through(engine, sql(stored_us).format("cpu"))

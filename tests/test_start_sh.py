@@ -126,9 +126,19 @@ def set_up(folder: Path) -> None:
     )
 
 
-def test_all_tests_run_several_at_a_time(start_sh: Path) -> None:
+def test_all_tests_run_several_at_a_time_and_then_the_audit(start_sh: Path) -> None:
     set_up(start_sh.parent)
-    assert run(start_sh, "test").stdout == "-m pytest -n auto\n"
+    audit = "scripts/perf_audit.py --quick --output build/audit"
+    assert run(start_sh, "test").stdout == f"-m pytest -n auto\n{audit}\n"
+
+
+def test_a_failed_test_fails_the_run_before_the_audit(start_sh: Path) -> None:
+    set_up(start_sh.parent)
+    python = start_sh.parent / "venv" / "bin" / "python"
+    python.write_text(python.read_text().replace('echo "$@"', 'echo "$@"; exit 3'))
+    done = run(start_sh, "test")
+    assert done.returncode == 3
+    assert done.stdout == "-m pytest -n auto\n"
 
 
 def test_what_options_name_runs_in_one_process_at_once(start_sh: Path) -> None:
