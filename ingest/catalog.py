@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,16 +95,9 @@ class Catalog:
         self._max_columns = max_columns
         # Guards the connection: one transaction at a time, from BEGIN to COMMIT.
         self._lock = threading.Lock()
-        with self._refusals():
-            sqlite.create_private(self.path)
-            self._connection = sqlite3.connect(
-                self.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
-            )
-        try:
-            sqlite.prepare(self._connection, f"catalog {self.path}", _FORMAT, (_CREATE,))
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection = sqlite.open_private(
+            self.path, f"catalog {self.path}", _FORMAT, (_CREATE,), busy_timeout_s
+        )
 
     def close(self) -> None:
         """Give the file back. No method may be called afterwards."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -228,16 +227,9 @@ class PolicyStore:
         self._clock = clock or SystemClock()
         # Guards the connection: one transaction at a time, from BEGIN to COMMIT.
         self._lock = threading.Lock()
-        with self._refusals():
-            sqlite.create_private(self.path)
-            self._connection = sqlite3.connect(
-                self.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
-            )
-        try:
-            sqlite.prepare(self._connection, f"policies {self.path}", _FORMAT, _CREATE)
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection = sqlite.open_private(
+            self.path, f"policies {self.path}", _FORMAT, _CREATE, busy_timeout_s
+        )
 
     def close(self) -> None:
         """Give the file back. No method may be called afterwards."""

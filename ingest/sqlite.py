@@ -58,6 +58,36 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def open_private(
+    path: Path, what: str, format_: int, statements: Iterable[str], busy_timeout_s: float
+) -> sqlite3.Connection:
+    """Open a file that only its owner reads, in autocommit mode, ready to use; made when missing.
+
+    The connection may be used from any thread, by one at a time.
+
+    Args:
+        path: Of the file.
+        what: As for `prepare`.
+        format_: The same.
+        statements: The same.
+        busy_timeout_s: How long to wait for other processes.
+
+    Raises:
+        StorageError: as `prepare`.
+    """
+    with refusals(what):
+        create_private(path)
+        connection = sqlite3.connect(
+            path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+    try:
+        prepare(connection, what, format_, statements)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def prepare(
     connection: sqlite3.Connection, what: str, format_: int, statements: Iterable[str]
 ) -> None:

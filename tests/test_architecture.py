@@ -76,6 +76,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "write_routes",
             "otlp_answers",
             "query",
+            "resources",
         ),
         ("write_door", "compaction_work", "fresh_server", "profiler_socket", "query_client"),
         ("fast_door", "door_handler", "compaction_process", "continuous"),

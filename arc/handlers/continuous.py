@@ -6,16 +6,14 @@ windows. They are kept and executed elsewhere (`ingest.continuous`, `arc.continu
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Awaitable, Callable
-
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from arc.continuous import ContinuousQueries, Executed
 from arc.json_answer import json_answer
-from arc.json_body import read_json, refusal
+from arc.json_body import read_json
+from arc.resources import Expect, add_routes, limit_in, moment, number_in
 from ingest.continuous import (
     MAX_WINDOWS,
     Execution,
@@ -25,18 +23,14 @@ from ingest.continuous import (
     windows_between,
 )
 from ingest.continuous_store import MAX_EXECUTIONS, NoSuchQueryError
-from ingest.errors import IngestError, PayloadError
+from ingest.errors import PayloadError
 from ingest.query.measurement import parse_time
 
 PATH = "/api/v1/continuous_queries"
 
-DEFAULT_EXECUTIONS = 50
 
 _DRY_RUN = "dry_run"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-
-_Handler = Callable[[web.Request], Awaitable[web.Response]]
-_Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 class _New(msgspec.Struct):
@@ -85,25 +79,14 @@ class ContinuousHandlers:
     def __init__(self, queries: ContinuousQueries) -> None:
         self._queries = queries
 
-    def add_routes(self, app: web.Application, expect: _Expect | None = None) -> None:
+    def add_routes(self, app: web.Application, expect: Expect | None = None) -> None:
         """Answer these paths.
 
         Args:
             app: Of a worker.
             expect: Answers the header Expect; None: aiohttp does.
         """
-        one = f"{PATH}/{{id}}"
-        routes: tuple[tuple[str, str, _Handler], ...] = (
-            ("GET", PATH, self.list),
-            ("POST", PATH, self.create),
-            ("GET", one, self.get),
-            ("PUT", one, self.update),
-            ("DELETE", one, self.remove),
-            ("POST", f"{one}/execute", self.execute),
-            ("GET", f"{one}/executions", self.executions),
-        )
-        for method, path, handler in routes:
-            app.router.add_route(method, path, _refusing(handler), expect_handler=expect)
+        add_routes(app, PATH, self, expect)
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /api/v1/continuous_queries`, with `?database=` and `?is_active=` some of them."""
@@ -162,10 +145,7 @@ class ContinuousHandlers:
     async def executions(self, request: web.Request) -> web.Response:
         """`GET /api/v1/continuous_queries/{id}/executions`, with `?limit=` the latest so many."""
         number = _number(request)
-        given = request.query.get("limit", str(DEFAULT_EXECUTIONS))
-        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MAX_EXECUTIONS):
-            raise PayloadError(f"limit {given[:20]!r}: wanted 1 to {MAX_EXECUTIONS}")
-        limit = int(given)
+        limit = limit_in(request, MAX_EXECUTIONS)
         found = await self._queries.look(lambda store: store.executions(number, limit))
         runs = [_execution(one) for one in found]
         return json_answer({"success": True, "executions": runs, "count": len(runs)})
@@ -203,23 +183,11 @@ def windows_wanted(
     return windows_between(query.spec, start_us, end_us)
 
 
-def _refusing(handler: _Handler) -> _Handler:
-    """A handler whose errors become answers."""
-
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            return await handler(request)
-        except IngestError as error:
-            return refusal(error)
-
-    return answer
-
-
 def _number(request: web.Request) -> int:
-    given = request.match_info["id"]
-    if not (given.isascii() and given.isdigit() and len(given) < 19):
-        raise NoSuchQueryError(f"continuous query {given[:20]!r} not found")
-    return int(given)
+    def not_found(given: str) -> NoSuchQueryError:
+        return NoSuchQueryError(f"continuous query {given!r} not found")
+
+    return number_in(request, not_found)
 
 
 def _flag(request: web.Request, name: str) -> bool | None:
@@ -246,14 +214,14 @@ def _query(query: Query) -> dict[str, object]:
         "retention_days": spec.retention_days,
         "delete_source_after_days": spec.delete_source_after_days,
         "is_active": spec.is_active,
-        "last_execution_time": None if last is None else _moment(last.at_us),
+        "last_execution_time": None if last is None else moment(last.at_us),
         "last_execution_status": None if last is None else last.status,
-        "last_processed_time": None if query.done_us is None else _moment(query.done_us),
+        "last_processed_time": None if query.done_us is None else moment(query.done_us),
         "last_records_written": None if last is None else last.rows,
         "last_error": None if last is None else last.error,
-        "next_window_start": _moment(query.next_us),
-        "created_at": _moment(query.created_us),
-        "updated_at": _moment(query.updated_us),
+        "next_window_start": moment(query.next_us),
+        "created_at": moment(query.created_us),
+        "updated_at": moment(query.updated_us),
     }
 
 
@@ -262,10 +230,10 @@ def _execution(run: Execution) -> dict[str, object]:
         "id": run.id,
         "query_id": run.query_id,
         "execution_id": run.execution_id,
-        "execution_time": _moment(run.at_us),
+        "execution_time": moment(run.at_us),
         "status": run.status,
-        "start_time": _moment(run.start_us),
-        "end_time": _moment(run.end_us),
+        "start_time": moment(run.start_us),
+        "end_time": moment(run.end_us),
         "records_read": None,
         "records_written": run.rows,
         "execution_duration_seconds": run.took_s,
@@ -282,21 +250,14 @@ def _executed(done: Executed) -> dict[str, object]:
         "query_name": query.spec.name,
         "execution_id": outcome.execution_id,
         "status": _DRY_RUN if is_dry else outcome.status,
-        "start_time": _moment(outcome.window.start_us),
-        "end_time": _moment(outcome.window.end_us),
+        "start_time": moment(outcome.window.start_us),
+        "end_time": moment(outcome.window.end_us),
         "records_read": None,
         "records_written": outcome.rows,
         "execution_time_seconds": outcome.took_s,
         "destination_measurement": query.spec.destination,
         "dry_run": outcome.dry_run,
-        "executed_at": _moment(outcome.at_us),
+        "executed_at": moment(outcome.at_us),
         "executed_query": done.sql,
         "error": outcome.error,
     }
-
-
-def _moment(time_us: int) -> str:
-    """RFC 3339, UTC."""
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    moment = epoch + datetime.timedelta(microseconds=time_us)
-    return moment.isoformat().replace("+00:00", "Z")

@@ -9,7 +9,6 @@ time; it ends when its client goes away. It changes nothing but the speed, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from arc.admin import AdminGuard
 from arc.json_answer import JSON, json_error
 from arc.profiler import collapsed, flamegraph, speedscope
 from arc.profiler_socket import MAX_SECONDS, BusyError, NobodyError, Profile, gather
+from arc.resources import Expect
 
 PATH = "/debug/pprof/profile"
 DEFAULT_SECONDS = 10
@@ -44,8 +44,6 @@ _HEADERS = {
 #: How soon a client is noticed to be gone.
 _LOOK_EVERY_S = 0.25
 
-_Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
-
 
 class DebugHandlers:
     """Profiles of the whole daemon.
@@ -61,7 +59,7 @@ class DebugHandlers:
         self._run_dir = run_dir
         self._num_workers = num_workers
 
-    def add_routes(self, app: web.Application, expect: _Expect | None = None) -> None:
+    def add_routes(self, app: web.Application, expect: Expect | None = None) -> None:
         """Answer the path; `expect` answers the header Expect."""
         app.router.add_get(PATH, self.profile, expect_handler=expect, allow_head=False)
 

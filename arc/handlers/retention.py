@@ -6,17 +6,15 @@ applied, elsewhere (`ingest.retention`, `arc.maintenance`).
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Awaitable, Callable
-
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from arc.json_answer import json_answer
-from arc.json_body import read_json, refusal
+from arc.json_body import read_json
 from arc.maintenance import Maintenance
-from ingest.errors import IngestError, PayloadError
+from arc.resources import Expect, add_routes, limit_in, moment, number_in
+from ingest.errors import PayloadError
 from ingest.retention import (
     DAY_S,
     MAX_EXECUTIONS,
@@ -32,10 +30,6 @@ from ingest.upkeep import ConfirmationError, Upkeep
 PATH = "/api/v1/retention"
 
 DEFAULT_BUFFER_DAYS = 7
-DEFAULT_EXECUTIONS = 50
-
-_Handler = Callable[[web.Request], Awaitable[web.Response]]
-_Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 class _New(msgspec.Struct):
@@ -71,25 +65,14 @@ class RetentionHandlers:
     def __init__(self, maintenance: Maintenance) -> None:
         self._maintenance = maintenance
 
-    def add_routes(self, app: web.Application, expect: _Expect | None = None) -> None:
+    def add_routes(self, app: web.Application, expect: Expect | None = None) -> None:
         """Answer these paths.
 
         Args:
             app: Of a worker.
             expect: Answers the header Expect; None: aiohttp does.
         """
-        one = f"{PATH}/{{id}}"
-        routes: tuple[tuple[str, str, _Handler], ...] = (
-            ("GET", PATH, self.list),
-            ("POST", PATH, self.create),
-            ("GET", one, self.get),
-            ("PUT", one, self.update),
-            ("DELETE", one, self.remove),
-            ("POST", f"{one}/execute", self.execute),
-            ("GET", f"{one}/executions", self.executions),
-        )
-        for method, path, handler in routes:
-            app.router.add_route(method, path, _refusing(handler), expect_handler=expect)
+        add_routes(app, PATH, self, expect)
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /api/v1/retention`, with `?database=` those of one."""
@@ -146,32 +129,17 @@ class RetentionHandlers:
     async def executions(self, request: web.Request) -> web.Response:
         """`GET /api/v1/retention/{id}/executions`, with `?limit=` the latest so many."""
         number = _number(request)
-        given = request.query.get("limit", str(DEFAULT_EXECUTIONS))
-        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MAX_EXECUTIONS):
-            raise PayloadError(f"limit {given[:20]!r}: wanted 1 to {MAX_EXECUTIONS}")
-        limit = int(given)
+        limit = limit_in(request, MAX_EXECUTIONS)
         found = await self._maintenance.look(lambda store: store.executions(number, limit))
         runs = [_execution(one) for one in found]
         return json_answer({"success": True, "executions": runs, "count": len(runs)})
 
 
-def _refusing(handler: _Handler) -> _Handler:
-    """A handler whose errors become answers."""
-
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            return await handler(request)
-        except IngestError as error:
-            return refusal(error)
-
-    return answer
-
-
 def _number(request: web.Request) -> int:
-    given = request.match_info["id"]
-    if not (given.isascii() and given.isdigit() and len(given) < 19):
-        raise NoSuchPolicyError(f"retention policy {given[:20]!r} not found")
-    return int(given)
+    def not_found(given: str) -> NoSuchPolicyError:
+        return NoSuchPolicyError(f"retention policy {given!r} not found")
+
+    return number_in(request, not_found)
 
 
 def _seconds(days: int, key: str) -> int:
@@ -206,11 +174,11 @@ def _policy(policy: Policy) -> dict[str, object]:
         "retention_s": spec.keep_s,
         "buffer_s": spec.buffer_s,
         "is_active": spec.is_active,
-        "last_execution_time": None if last is None else _moment(last.at_us),
+        "last_execution_time": None if last is None else moment(last.at_us),
         "last_execution_status": None if last is None else last.status,
         "last_deleted_count": None if last is None else last.rows,
-        "created_at": _moment(policy.created_us),
-        "updated_at": _moment(policy.updated_us),
+        "created_at": moment(policy.created_us),
+        "updated_at": moment(policy.updated_us),
     }
 
 
@@ -218,10 +186,10 @@ def _execution(run: Execution) -> dict[str, object]:
     return {
         "id": run.id,
         "policy_id": run.policy_id,
-        "execution_time": _moment(run.at_us),
+        "execution_time": moment(run.at_us),
         "status": run.status,
         "deleted_count": run.rows,
-        "cutoff_date": _moment(run.cutoff_us),
+        "cutoff_date": moment(run.cutoff_us),
         "execution_duration_ms": run.took_ms,
         "error_message": run.error,
     }
@@ -237,14 +205,7 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
         "files_rewritten": outcome.files_rewritten,
         "execution_time_ms": outcome.took_ms,
         "dry_run": outcome.dry_run,
-        "cutoff_date": _moment(outcome.cutoff_us),
+        "cutoff_date": moment(outcome.cutoff_us),
         "affected_measurements": outcome.measurements,
         "error": outcome.error,
     }
-
-
-def _moment(time_us: int) -> str:
-    """RFC 3339, UTC."""
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    moment = epoch + datetime.timedelta(microseconds=time_us)
-    return moment.isoformat().replace("+00:00", "Z")

@@ -14,13 +14,11 @@ import shlex
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.data import WORKLOADS
 from benchmarks.harness import environment
@@ -30,6 +28,7 @@ from benchmarks.load.oracle import verify
 from benchmarks.load.report import DaemonUse, Report, load_figures, render
 from benchmarks.load.spec import FORMATS, LoadSpec
 from benchmarks.load.usage import UsageSampler
+from benchmarks.progress import Tell, progress
 
 #: A running daemon stores what it holds within its flush age, 5 s by default.
 STORED_TIMEOUT_S = 60.0
@@ -229,7 +228,7 @@ def run(args: argparse.Namespace, flags: Sequence[str], console: Console) -> Rep
     spec = spec_of(args)
     ceiling = None
     if not args.no_ceiling:
-        with _progress(console, "ceiling") as tell:
+        with progress(console, "ceiling", PLAIN_PROGRESS_S) as tell:
             tell(f"{args.ceiling_seconds:g} s against a sink", True)
             ceiling = measure_ceiling(spec, args.ceiling_seconds)
     with ExitStack() as stack:
@@ -240,7 +239,7 @@ def run(args: argparse.Namespace, flags: Sequence[str], console: Console) -> Rep
         else:
             daemon = find(data_dir, args.url)
         load, use = _drive(spec, daemon, args.generator_cpus, console)
-        with _progress(console, "verify") as tell:
+        with progress(console, "verify", PLAIN_PROGRESS_S) as tell:
             verdict = verify(
                 spec,
                 load.outcomes(),
@@ -270,7 +269,7 @@ def _drive(
         if daemon.pid:
             use.usage = stack.enter_context(UsageSampler(daemon.pid)).usage
         daemon.mark()
-        tell = stack.enter_context(_progress(console, "load"))
+        tell = stack.enter_context(progress(console, "load", PLAIN_PROGRESS_S))
         watch = _Watch(spec, daemon, use, tell)
         load = run_load(spec, daemon.address, watch, cpus)
         if daemon.process is None:
@@ -308,31 +307,3 @@ class _Watch:
         )
         if not self._use.connections and elapsed_s > whole_s / 2:
             self._use.connections = self._daemon.connections_by_worker()
-
-
-#: Called with a line of progress, and whether it must be seen.
-Tell = Callable[[str, bool], None]
-
-
-@contextmanager
-def _progress(console: Console, label: str) -> Iterator[Tell]:
-    """A live line on a terminal; elsewhere a plain line now and then."""
-    if not console.is_terminal:
-        yield _plain(console, label)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label)
-        yield lambda text, _must: progress.update(task, description=f"{label}  {text}")
-
-
-def _plain(console: Console, label: str) -> Tell:
-    next_s = time.monotonic() + PLAIN_PROGRESS_S
-
-    def tell(text: str, must: bool) -> None:
-        nonlocal next_s
-        if must or time.monotonic() >= next_s:
-            next_s = time.monotonic() + PLAIN_PROGRESS_S
-            console.print(f"{label}: {text}", markup=False, highlight=False)
-
-    return tell

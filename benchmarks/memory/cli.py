@@ -14,13 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks import launcher
 from benchmarks.harness import environment
@@ -33,10 +32,11 @@ from benchmarks.load.spec import FORMATS, LoadSpec
 from benchmarks.memory import report
 from benchmarks.memory.allocations import Allocations, NotReadableError, read_all
 from benchmarks.memory.attach import AttachError, attached
-from benchmarks.memory.soak import Soak, SoakError, SoakPlan, Tell, soak
+from benchmarks.memory.soak import Soak, SoakError, SoakPlan, soak
 from benchmarks.memory.trend import Leak
 from benchmarks.memory.worker import GLOB, TrackOptions
 from benchmarks.profiling.daemon import NoDaemonError, find_daemon
+from benchmarks.progress import Tell, progress
 
 FAILED, CANNOT, UNDECIDED, INTERRUPTED = 1, 2, 3, 130
 
@@ -190,7 +190,7 @@ def _allocations(args: argparse.Namespace, flags: Sequence[str], console: Consol
         files = sorted(folder.glob(GLOB))
         if not files:
             raise NotReadableError("memray wrote no file: did every worker die at once?")
-        with _progress(console, "reading") as tell:
+        with progress(console, "reading", PLAIN_PROGRESS_S) as tell:
             tell(f"{len(files)} files of memray", True)
             found = read_all(files)
         graphs = [] if args.no_flamegraph else _flame_graphs(files, stem, console)
@@ -220,7 +220,7 @@ def _record_load(
     options = TrackOptions(str(folder), args.native, args.python_objects)
     command = launcher.command("benchmarks.memory.worker", options.to_argument())
     spec = _spec(args, args.load)
-    with _progress(console, "load") as tell:
+    with progress(console, "load", PLAIN_PROGRESS_S) as tell:
         tell("starting a daemon with its workers under memray", True)
         daemon = start(data_dir, flags, set(), command)
         try:
@@ -256,7 +256,7 @@ def _record_running(
     data_dir = args.data_dir or REPOSITORY / "data"
     workers = find_daemon(data_dir).workers
     options = TrackOptions(str(folder), args.native, args.python_objects)
-    with _progress(console, "attach") as tell:
+    with progress(console, "attach", PLAIN_PROGRESS_S) as tell:
         tell(f"getting into {len(workers)} workers", True)
         with attached(workers, seconds, data_dir, options) as tracked:
             _sleep(seconds, tell)
@@ -278,7 +278,7 @@ def _sleep(seconds: float, tell: Tell) -> None:
 def _flame_graphs(files: Sequence[Path], stem: Path, console: Console) -> list[Path]:
     """One page of memray's own for each worker: what it held at its peak."""
     out = []
-    with _progress(console, "flame graph") as tell:
+    with progress(console, "flame graph", PLAIN_PROGRESS_S) as tell:
         for i, file in enumerate(files):
             tell(f"{i + 1} of {len(files)}", False)
             page = stem.with_name(f"{stem.name}_worker{i}.html")
@@ -311,7 +311,7 @@ def _soak(args: argparse.Namespace, flags: Sequence[str], console: Console) -> i
     with ExitStack() as stack:
         data_dir = _data_dir(args, stack)
         plan = SoakPlan(_spec(args, args.soak), data_dir, flags, args.rate, args.share, settle_s)
-        with _progress(console, "soak") as tell:
+        with progress(console, "soak", PLAIN_PROGRESS_S) as tell:
             found = soak(plan, tell)
     picture = _stem(args.output_dir).with_suffix(".svg")
     picture.write_text(report.picture(found), encoding="utf-8")
@@ -360,27 +360,3 @@ def _data_dir(args: argparse.Namespace, stack: ExitStack) -> Path:
 def _write_json(path: Path, figures: dict[str, object]) -> None:
     about = {"command": sys.argv, "git": git_state(), "environment": environment()}
     path.write_text(json.dumps(about | figures, indent=2, default=str), encoding="utf-8")
-
-
-@contextmanager
-def _progress(console: Console, label: str) -> Iterator[Tell]:
-    """A live line on a terminal; elsewhere a plain line now and then."""
-    if not console.is_terminal:
-        yield _plain(console, label)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label)
-        yield lambda text, _must: progress.update(task, description=f"{label}  {text}")
-
-
-def _plain(console: Console, label: str) -> Tell:
-    next_s = time.monotonic() + PLAIN_PROGRESS_S
-
-    def tell(text: str, must: bool) -> None:
-        nonlocal next_s
-        if must or time.monotonic() >= next_s:
-            next_s = time.monotonic() + PLAIN_PROGRESS_S
-            console.print(f"{label}: {text}", markup=False, highlight=False)
-
-    return tell

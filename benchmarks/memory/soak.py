@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from benchmarks.load.spec import LoadSpec
 from benchmarks.memory.readback import read_back
 from benchmarks.memory.resident import ALL, Resident, ResidentSampler, Series
 from benchmarks.memory.trend import Leak, Trend, trend
+from benchmarks.progress import Tell
 
 #: What may come on top in a day, as a share of the budget.
 ALLOWED_SHARE = 0.05
@@ -36,9 +37,6 @@ ROW_BYTES, DISK_SHARE = 10.0, 0.8
 #: What the verdict is about, and what else is told.
 MEASURE = "anonymous"
 MEASURES = Resident._fields
-
-#: Called with a line of progress, and whether it must be seen.
-Tell = Callable[[str, bool], None]
 
 
 class SoakError(Exception):
